@@ -1,0 +1,48 @@
+"""Command line of the shapes data set: ``python -m mmmeta.datasets``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mmmeta.datasets.shapes import describe_shapes, make_shapes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Makes the set and says what is in it; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog='python -m mmmeta.datasets',
+        description='Make the shapes data set, unless it is there already.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument('--root', default='data/shapes', help='its folder')
+    parser.add_argument(
+        '--num-train', type=int, default=1000, help='number of training images'
+    )
+    parser.add_argument(
+        '--num-val', type=int, default=200, help='number of validation images'
+    )
+    parser.add_argument(
+        '--size', type=int, default=256, help='height and width of the images in pixels'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='random seed')
+    args = parser.parse_args(argv)
+    try:
+        root = make_shapes(
+            args.root,
+            num_train=args.num_train,
+            num_val=args.num_val,
+            size=args.size,
+            seed=args.seed,
+        )
+    except (ValueError, OSError) as error:
+        print(f'{parser.prog}: error: {error}', file=sys.stderr)
+        return 1
+    print(f'The shapes data set is in {root}')
+    print(describe_shapes(root))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Draws one scene of textured shapes, with the mask of every shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from mmmeta.datasets._drawing import (
+    color_pairs,
+    colorize,
+    rasterize,
+    smooth_noise,
+    texture,
+)
+
+# In alphabetical order, so that an index into CLASSES is also the index that
+# a class-folder reader (which sorts the folder names) gives to the class.
+CLASSES: tuple[str, ...] = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
+
+MIN_SIZE = 64
+MIN_INSTANCES, MAX_INSTANCES = 2, 7
+# What must be left to see of an instance: pixels, and share of its full area.
+MIN_VISIBLE_AREA, MIN_VISIBLE_SHARE = 60, 0.3
+# Ranges of the full area in pixels, and how often each one is drawn. The
+# limits of COCO's small, medium and large are 32^2 and 96^2; larger shapes
+# lose area to those in front of them, so they start above the limit.
+AREA_RANGES = ((150, 900), (1100, 8500), (10500, 15500))
+AREA_WEIGHTS = (0.30, 0.44, 0.26)
+# No shape covers more than this share of the image.
+MAX_COVER = 0.25
+# Weights of blue, green and red in the distance of two colours (the eye is
+# least sensitive to blue), and the least distance at a shape's outline.
+COLOR_WEIGHTS = np.float32([0.6, 1.2, 1.0])
+MIN_CONTRAST = 65.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image and what is to be seen in it.
+
+    Attributes:
+        image: uint8 (H, W, 3), BGR.
+        masks: bool (n, H, W), the visible pixels of each instance; no pixel
+            belongs to two instances.
+        labels: int64 (n,), indexes into ``CLASSES``.
+    """
+
+    image: np.ndarray
+    masks: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """A shape at its place: ``alpha`` is its coverage, float32 (h, w) in
+    [0, 1], and (x, y) the image position of alpha's top left pixel, which
+    may lie outside the image."""
+
+    label: int
+    alpha: np.ndarray
+    x: int
+    y: int
+
+    def windows(self, size: int) -> tuple[tuple, tuple]:
+        """The slices of the image and of ``alpha`` that overlap."""
+        h, w = self.alpha.shape
+        x0, x1 = max(self.x, 0), min(self.x + w, size)
+        y0, y1 = max(self.y, 0), min(self.y + h, size)
+        return (
+            (slice(y0, y1), slice(x0, x1)),
+            (slice(y0 - self.y, y1 - self.y), slice(x0 - self.x, x1 - self.x)),
+        )
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    pair = color_pairs(rng, 1, (20, 110))[0]
+    image = colorize(texture(rng, size, size), pair)
+    tint = rng.uniform(-40, 40, (2, 3)).astype(np.float32)
+    image += colorize(smooth_noise(rng, size, size, size / 3), tint)
+    return image
+
+
+def _draw_areas(rng: np.random.Generator, size: int) -> np.ndarray:
+    """The full areas of a scene's instances, mostly the larger ones first."""
+    count = rng.integers(MIN_INSTANCES, MAX_INSTANCES + 1)
+    ranges = np.log(AREA_RANGES)[rng.choice(len(AREA_RANGES), count, p=AREA_WEIGHTS)]
+    areas = np.exp(rng.uniform(ranges[:, 0], ranges[:, 1]))
+    areas = np.minimum(areas, MAX_COVER * size**2)
+    # Were the order fully random, large shapes would often find no place.
+    return areas[np.argsort(-np.log(areas) + rng.normal(0, 1.2, count))]
+
+
+def _layout(rng: np.random.Generator, size: int) -> tuple[list[_Instance], np.ndarray]:
+    """Places a scene's instances, those at the back first.
+
+    Returns them with the map of who is to be seen where: int64 (size, size),
+    the index of an instance or -1.
+    """
+    owner = np.full((size, size), -1)
+    placed: list[_Instance] = []
+    visible = np.zeros(0, np.int64)
+    needed = np.zeros(0)
+    for area in _draw_areas(rng, size):
+        label = int(rng.integers(len(CLASSES)))
+        alpha = rasterize(rng, CLASSES[label], area)
+        full = (alpha >= 0.5).sum()
+        least = max(MIN_VISIBLE_AREA, MIN_VISIBLE_SHARE * full)
+        h, w = alpha.shape
+        for _ in range(12):
+            x = int(rng.integers(-w // 4, size - 3 * w // 4 + 1))
+            y = int(rng.integers(-h // 4, size - 3 * h // 4 + 1))
+            new = _Instance(label, alpha, x, y)
+            there, here = new.windows(size)
+            mask = alpha[here] >= 0.5
+            lost = np.bincount(owner[there][mask] + 1, minlength=len(placed) + 1)[1:]
+            if mask.sum() >= max(least, 0.6 * full) and np.all(
+                visible - lost >= needed
+            ):
+                owner[there][mask] = len(placed)
+                placed.append(new)
+                visible = np.append(visible - lost, mask.sum())
+                needed = np.append(needed, least)
+                break
+    return placed, owner
+
+
+def _pick_colors(rng: np.random.Generator, around: np.ndarray) -> np.ndarray:
+    """A pair of colours that stands out from the pixels ``around`` (n, 3)."""
+    pairs = color_pairs(rng, 16, (10, 60))
+    colors = np.concatenate([pairs, pairs.mean(1, keepdims=True)], 1)
+    gap = colors[:, :, None] - around
+    distance = np.sqrt(gap**2 @ COLOR_WEIGHTS).min(1)
+    # A few pixels may be alike: the tenth percentile counts.
+    rank = len(around) // 10
+    contrast = np.partition(distance, rank, axis=1)[:, rank]
+    # The first that will do: the best one would always be a glaring colour.
+    good = np.flatnonzero(contrast >= MIN_CONTRAST)
+    return pairs[good[0] if len(good) else contrast.argmax()]
+
+
+def _paint(rng: np.random.Generator, image: np.ndarray, instance: _Instance) -> None:
+    """Paints an instance over a float32 image, in place."""
+    there, here = instance.windows(len(image))
+    alpha = np.ascontiguousarray(instance.alpha[here])
+    band = (cv2.dilate(alpha, np.ones((5, 5))) > 0) & (alpha < 0.5)
+    around = image[there][band]
+    pair = _pick_colors(rng, around[:: max(1, len(around) // 100)])
+    fill = colorize(texture(rng, *alpha.shape), pair)
+    image[there] += cv2.merge([alpha] * 3) * (fill - image[there])
+
+
+def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Uneven light, a soft lens and a noisy sensor; returns uint8."""
+    size = len(image)
+    light = smooth_noise(rng, size, size, size / 1.5)
+    light = 1.0 + rng.uniform(0.1, 0.5) * (light - 0.6)
+    image = cv2.GaussianBlur(
+        image * cv2.merge([light] * 3), (5, 5), rng.uniform(0.45, 0.9)
+    )
+    # The sum of two uniform bytes is near enough to normal noise, and ten
+    # times faster; its standard deviation is 104.
+    grain = rng.integers(0, 256, (2, *image.shape), dtype=np.uint8)
+    grain = cv2.add(grain[0], grain[1], dtype=cv2.CV_32F) - 255
+    image += np.float32(rng.uniform(2, 8) / 104) * grain
+    return np.clip(np.rint(image, out=image), 0, 255).astype(np.uint8)
+
+
+def make_scene(rng: np.random.Generator, size: int = 256) -> Scene:
+    """Draws one random scene of 2 to 7 shapes.
+
+    Every instance shows at least 60 pixels and 30 % of its full area; later
+    instances lie in front of earlier ones.
+
+    Args:
+        rng: the source of all randomness; the same state gives the same
+            scene.
+        size: height and width of the image in pixels, at least 64. The
+            shapes' sizes are in pixels and do not grow with it.
+
+    Raises:
+        ValueError: if ``size`` is less than 64.
+    """
+    if size < MIN_SIZE:
+        raise ValueError(
+            f'size must be an integer of at least {MIN_SIZE}, got {size!r}'
+        )
+    placed: list[_Instance] = []
+    while len(placed) < MIN_INSTANCES:
+        placed, owner = _layout(rng, size)
+    image = _background(rng, size)
+    for instance in placed:
+        _paint(rng, image, instance)
+    masks = owner == np.arange(len(placed))[:, None, None]
+    labels = np.array([instance.label for instance in placed])
+    return Scene(_photograph(rng, image), masks, labels)
