@@ -1,0 +1,135 @@
+"""One row of choices: everything that differs between MetaFormers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+NUM_STAGES = 4
+
+# The PoolFormer stem and the three reductions between its stages.
+CONV_DOWNSAMPLES = (
+    dict(kernel_size=7, stride=4, padding=2),
+    *[dict(kernel_size=3, stride=2, padding=1)] * 3,
+)
+
+
+def per_stage(value: Any, name: str) -> tuple:
+    """Return one value for each of the four stages.
+
+    Args:
+        value: One value for all stages, or a list or tuple of four.
+        name: What it is called in the error.
+
+    Raises:
+        ValueError: A list that does not have four items.
+    """
+    if not isinstance(value, (list, tuple)):
+        return (value,) * NUM_STAGES
+    if len(value) != NUM_STAGES:
+        raise ValueError(
+            f'{name} needs one value or a list of {NUM_STAGES}, one a stage; '
+            f'got {len(value)}: {value}'
+        )
+    return tuple(value)
+
+
+@dataclass(frozen=True)
+class Arch:
+    """The choices that make one MetaFormer; a family's table has rows of them.
+
+    A field marked (stage) takes one value for all stages or a list of four. The
+    defaults are PoolFormer's.
+
+    Attributes:
+        depths: Blocks in each stage, four integers.
+        dims: Channels of each stage, four integers.
+        token_mixer: (stage) Config of the token mixer, see `TOKEN_MIXERS`.
+        norm: (stage) Config of the blocks' norms, see `build_norm`.
+        act: (stage) Name of the MLP's activation.
+        mlp_ratio: (stage) Hidden channels of the MLP over the stage's.
+        mlp_bias: Whether the MLP's layers have biases.
+        layer_scale: (stage) Initial value of the learned scale on each branch;
+            None for no scale.
+        res_scale: (stage) Initial value of the learned scale on each shortcut;
+            None for no scale.
+        downsample: (stage) Keywords of `Downsample`; four, stem first.
+        out_norm: Config of the norm of each dense output.
+        final_norm: Config of the norm of the last map when it goes to a
+            classifier; None where the classifier normalises the pooled vector.
+        init: Which layers start from a normal of deviation 0.02 truncated at two
+            units, with zero biases: 'mlp' (those of the MLPs; the others as
+            PyTorch does) or 'all'.
+    """
+
+    depths: Sequence[int]
+    dims: Sequence[int]
+    token_mixer: Any = field(default_factory=lambda: dict(type='Pooling'))
+    norm: Any = field(default_factory=lambda: dict(type='GN', eps=1e-5))
+    act: Any = 'GELU'
+    mlp_ratio: Any = 4
+    mlp_bias: bool = True
+    layer_scale: Any = 1e-5
+    res_scale: Any = None
+    downsample: Any = CONV_DOWNSAMPLES
+    out_norm: Mapping = field(default_factory=lambda: dict(type='GN', eps=1e-5))
+    final_norm: Mapping | None = field(
+        default_factory=lambda: dict(type='GN', eps=1e-5)
+    )
+    init: str = 'mlp'
+
+    def __post_init__(self) -> None:
+        for name in ('depths', 'dims'):
+            value = getattr(self, name)
+            ok = isinstance(value, (list, tuple)) and len(value) == NUM_STAGES
+            if not ok or not all(isinstance(n, int) and n > 0 for n in value):
+                raise ValueError(
+                    f'{name} must be {NUM_STAGES} positive integers, got {value!r}'
+                )
+        staged = 'token_mixer norm act mlp_ratio layer_scale res_scale downsample'
+        for name in staged.split():
+            object.__setattr__(self, name, per_stage(getattr(self, name), name))
+        if self.init not in ('mlp', 'all'):
+            raise ValueError(f"init must be 'mlp' or 'all', got {self.init!r}")
+
+
+def resolve_arch(
+    arch: str | Mapping, table: Mapping[str, Arch], base: Mapping, family: str
+) -> Arch:
+    """Return the row that `arch` names or describes.
+
+    Args:
+        arch: A name in `table`, or a dict with fields of `Arch`; those it does
+            not give are the family's own.
+        table: The family's rows by name.
+        base: The fields that all rows of the family share.
+        family: What the family is called in errors.
+
+    Raises:
+        ValueError: An unknown name or field, a missing or a wrong value.
+        TypeError: `arch` is neither a string nor a dict.
+    """
+    if isinstance(arch, str):
+        if arch not in table:
+            raise ValueError(
+                f'{family} has no arch {arch!r}; choose from {sorted(table)} or '
+                'give a dict with the same fields as a row of its table'
+            )
+        return table[arch]
+    if not isinstance(arch, Mapping):
+        raise TypeError(f'arch must be a name or a dict, got {type(arch).__name__}')
+    known = {f.name for f in fields(Arch)}
+    unknown = sorted(set(arch) - known)
+    if unknown:
+        raise ValueError(
+            f'unknown fields {unknown} in the arch of {family}; choose from '
+            f'{sorted(known)}'
+        )
+    missing = sorted({'depths', 'dims'} - set(arch))
+    if missing:
+        raise ValueError(f'the arch of {family} lacks {missing}: {dict(arch)}')
+    return Arch(**{**base, **arch})
+
+
+def override(arch: Arch, **changes: Any) -> Arch:
+    """Return `arch` with the fields that are not None replaced."""
+    return replace(arch, **{k: v for k, v in changes.items() if v is not None})

@@ -1,0 +1,186 @@
+"""The parts of a MetaFormer block that are not its token mixer.
+
+All modules take and return tensors of shape (B, C, H, W), float32, bfloat16 or
+float16, in any memory format.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class ChannelLayerNorm(nn.Module):
+    """Layer normalisation over the channels of each position.
+
+    Args:
+        dim: Number of channels C.
+        eps: Added to the variance. Default: 1e-6.
+        bias: Whether to add a learned bias. Default: True.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6, bias: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A view in channels_last memory, where layer_norm's kernel is at home.
+        x = x.permute(0, 2, 3, 1)
+        x = F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+    def extra_repr(self) -> str:
+        return f'{self.weight.numel()}, eps={self.eps}, bias={self.bias is not None}'
+
+
+class MapLayerNorm(nn.Module):
+    """Layer normalisation over (C, H, W), which is GroupNorm with one group.
+
+    PoolFormer calls it GroupNorm (with bias, eps 1e-5); the MetaFormer
+    baselines call it LayerNormGeneral over (1, 2, 3) (no bias, eps 1e-6).
+
+    Args:
+        dim: Number of channels C.
+        eps: Added to the variance. Default: 1e-5.
+        bias: Whether to add a learned bias per channel. Default: True.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5, bias: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == 'cpu' and not x.requires_grad:
+            # PyTorch's channels_last kernel crashes in the backward pass of an input
+            # without gradient, such as the output of a frozen stage.
+            x = x.contiguous() if self.weight.requires_grad and self.training else x
+        return F.group_norm(x, 1, self.weight, self.bias, self.eps)
+
+    extra_repr = ChannelLayerNorm.extra_repr
+
+
+NORMS: dict[str, type[nn.Module]] = {
+    'GN': MapLayerNorm,
+    'LN': ChannelLayerNorm,
+    'BN': nn.BatchNorm2d,
+    'SyncBN': nn.SyncBatchNorm,
+}
+
+
+def build_norm(cfg: Mapping | None, dim: int) -> nn.Module:
+    """Build a normalisation layer over (B, C, H, W).
+
+    Args:
+        cfg: `dict(type=..., **kwargs)` with type 'GN' (one group), 'LN' (over
+            channels), 'BN' or 'SyncBN'; None builds an identity.
+        dim: Number of channels C.
+
+    Raises:
+        ValueError: An unknown type or a missing one.
+    """
+    if cfg is None:
+        return nn.Identity()
+    kwargs = dict(cfg)
+    kind = kwargs.pop('type', None)
+    if kind not in NORMS:
+        raise ValueError(
+            f'unknown norm type {kind!r} in {dict(cfg)}; choose from {sorted(NORMS)}'
+        )
+    return NORMS[kind](dim, **kwargs)
+
+
+class StarReLU(nn.Module):
+    """`scale * relu(x) ** 2 + bias` with two learned scalars (2210.13452, eq. 3).
+
+    Args:
+        scale: Initial scale. Default: 0.8944, which with the bias gives a
+            standard normal input zero mean and unit variance.
+        bias: Initial bias. Default: -0.4472.
+    """
+
+    def __init__(self, scale: float = 0.8944, bias: float = -0.4472) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((1,), scale))
+        self.bias = nn.Parameter(torch.full((1,), bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, self.scale, F.relu(x).square())
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    'GELU': nn.GELU,
+    'ReLU': nn.ReLU,
+    'SiLU': nn.SiLU,
+    'StarReLU': StarReLU,
+}
+
+
+def build_act(name: str) -> nn.Module:
+    """Build an activation by name; raises ValueError for an unknown one."""
+    if name not in ACTIVATIONS:
+        raise ValueError(
+            f'unknown activation {name!r}; choose from {sorted(ACTIVATIONS)}'
+        )
+    return ACTIVATIONS[name]()
+
+
+class Mlp(nn.Module):
+    """Two pointwise layers with an activation between them (2111.11418, eq. 3).
+
+    1x1 convolutions: on a CPU they are twice as fast as `nn.Linear` here.
+
+    Args:
+        dim: Number of input and output channels C.
+        ratio: Hidden channels over C. Default: 4.
+        act: Name of the activation. Default: 'GELU'.
+        bias: Whether both layers have a bias. Default: True.
+    """
+
+    def __init__(
+        self, dim: int, ratio: float = 4, act: str = 'GELU', bias: bool = True
+    ) -> None:
+        super().__init__()
+        hidden = int(dim * ratio)
+        self.fc1 = nn.Conv2d(dim, hidden, 1, bias=bias)
+        self.act = build_act(act)
+        self.fc2 = nn.Conv2d(hidden, dim, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Downsample(nn.Module):
+    """The convolution in front of a stage, with a norm before or after it.
+
+    Args:
+        in_dim: Number of input channels.
+        out_dim: Number of output channels.
+        kernel_size: In pixels.
+        stride: In pixels.
+        padding: Zeros on each side, in pixels. Default: 0.
+        pre_norm: Config of a norm of the input (see `build_norm`). Default: None.
+        post_norm: Config of a norm of the output. Default: None.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        kernel_size: int,
+        stride: int,
+        padding: int = 0,
+        pre_norm: Mapping | None = None,
+        post_norm: Mapping | None = None,
+    ) -> None:
+        super().__init__()
+        self.pre_norm = build_norm(pre_norm, in_dim)
+        self.conv = nn.Conv2d(in_dim, out_dim, kernel_size, stride, padding)
+        self.post_norm = build_norm(post_norm, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.post_norm(self.conv(self.pre_norm(x)))

@@ -1,0 +1,327 @@
+"""The MetaFormer backbone: one architecture, a row of choices for each member.
+
+    image (B, 3, H, W)
+      -> for each stage i of 4: downsample -> depth_i x block -> [norm_i] -> out_i
+    block:  x = res_scale1 * x + layer_scale1 * drop_path(token_mixer(norm1(x)))
+            x = res_scale2 * x + layer_scale2 * drop_path(mlp(norm2(x)))
+
+Sources: "MetaFormer Is Actually What You Need for Vision" (2111.11418, section
+3.1 and figure 2), "MetaFormer Baselines for Vision" (2210.13452, section 2).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from timm.layers import DropPath, trunc_normal_
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmmeta.models.arch import NUM_STAGES, Arch, override, per_stage, resolve_arch
+from mmmeta.models.layers import Downsample, Mlp, build_norm
+from mmmeta.models.token_mixers import build_token_mixer
+from mmmeta.registry import MODELS
+
+MIN_SIZE = 32  # the total stride: a smaller image leaves no position in stage 4
+
+
+class MetaFormerBlock(nn.Module):
+    """A token mixer and an MLP, each behind a norm and beside a shortcut.
+
+    Args:
+        arch: The row of choices.
+        stage: Index of the stage, 0 to 3.
+        drop_path: Probability that a branch is dropped for a sample. Default: 0.
+    """
+
+    def __init__(self, arch: Arch, stage: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        dim = arch.dims[stage]
+        norm = arch.norm[stage]
+        self.norm1 = build_norm(norm, dim)
+        self.token_mixer = build_token_mixer(arch.token_mixer[stage], dim)
+        self.norm2 = build_norm(norm, dim)
+        self.mlp = Mlp(dim, arch.mlp_ratio[stage], arch.act[stage], arch.mlp_bias)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        for name in ('layer_scale', 'res_scale'):
+            init = getattr(arch, name)[stage]
+            for branch in '12':
+                scale = None if init is None else nn.Parameter(torch.full((dim,), init))
+                self.register_parameter(name + branch, scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.drop_path(self.token_mixer(self.norm1(x)))
+        x = _residual(x, branch, self.res_scale1, self.layer_scale1)
+        branch = self.drop_path(self.mlp(self.norm2(x)))
+        return _residual(x, branch, self.res_scale2, self.layer_scale2)
+
+
+def _residual(
+    x: Tensor, branch: Tensor, res_scale: Tensor | None, layer_scale: Tensor | None
+) -> Tensor:
+    """Return `res_scale * x + layer_scale * branch`, scales of shape (C,) or None."""
+    if res_scale is not None:
+        x = x * res_scale.view(-1, 1, 1)
+    if layer_scale is not None:
+        return torch.addcmul(x, branch, layer_scale.view(-1, 1, 1))
+    return x + branch
+
+
+class MetaFormerStage(nn.Module):
+    """A downsampling and the blocks behind it.
+
+    Args:
+        arch: The row of choices.
+        stage: Index of the stage, 0 to 3.
+        in_dim: Number of input channels.
+        drop_path: Drop rate of each block, `depths[stage]` of them.
+        with_cp: How many blocks, from the first, recompute their activations in
+            the backward pass instead of keeping them.
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        stage: int,
+        in_dim: int,
+        drop_path: Sequence[float],
+        with_cp: int = 0,
+    ) -> None:
+        super().__init__()
+        self.with_cp = with_cp
+        self.downsample = Downsample(in_dim, arch.dims[stage], **arch.downsample[stage])
+        self.blocks = nn.ModuleList(
+            MetaFormerBlock(arch, stage, rate) for rate in drop_path
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.downsample(x)
+        for i, block in enumerate(self.blocks):
+            if i < self.with_cp and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+@MODELS.register_module()
+class MetaFormer(BaseModule):
+    """A MetaFormer as a backbone for dense prediction or classification.
+
+    Takes images (B, 3, H, W) with H, W >= 32, divisible by 32 or not, and returns
+    a tuple of maps. With `fork_feat`, feature i is (B, dims[i], H_i, W_i) at
+    stride 4, 8, 16, 32; without, the one last map, normalised where the family's
+    classifier expects that.
+
+    Args:
+        arch: For a family (`PoolFormer`, ...) the size, such as 's12'; for
+            `MetaFormer` itself family and size, such as 'poolformer_s12'; or a
+            dict with the fields of `mmmeta.models.arch.Arch`.
+        fork_feat: True for stage outputs, False for the last map. Default: True.
+        fork_last3: Leave the first stage's output without a norm, for heads that do
+            not use it (an FPN with `start_level=1`): its norm would get no
+            gradient, which DDP rejects. None: what the environment variable
+            FORK_LAST3 says (1 or 0; unset is 0). Default: None.
+        out_indices: Stages to return with `fork_feat`, ascending, negative ones from
+            the end. Norms exist only for these, and stages behind the last of
+            these are not built. Default: (0, 1, 2, 3).
+        out_norm: Normalise the outputs. Default: True.
+        token_mixer: Config of a registered token mixer, or a list of four, one a
+            stage, instead of the arch's. Default: None.
+        norm_cfg: Config of the blocks' norms (see `build_norm`), or a list of four,
+            instead of the arch's. Default: None.
+        drop_path_rate: Drop rate of the last block's branches; the rate grows
+            linearly from 0 at the first. Default: 0.0.
+        frozen_stages: -1 trains everything; 0 freezes the stem (the downsampling of
+            the first stage); k > 0 freezes the stem and the first k stages.
+            Output norms, which no classifier has trained, are never frozen.
+            Default: -1.
+        norm_eval: Keep batch norms in evaluation mode while training.
+            Default: False.
+        with_cp: Recompute block activations in the backward pass to save memory:
+            True for all blocks, or four counts of blocks, one a stage.
+            Default: False.
+        init_cfg: MMEngine's initialisation config.
+            `dict(type='Pretrained', checkpoint=...)` loads strictly, in any layout
+            that `mmmeta.weights` knows. Default: None.
+
+    Raises:
+        ValueError: An unknown arch or a wrong value; the message has the choices.
+    """
+
+    family = 'MetaFormer'
+    base: Mapping[str, Any] = {}
+    archs: dict[str, Arch] = {}  # filled by the families, see families.py
+
+    def __init__(
+        self,
+        arch: str | Mapping,
+        fork_feat: bool = True,
+        fork_last3: bool | None = None,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = True,
+        token_mixer: Mapping | Sequence[Mapping] | None = None,
+        norm_cfg: Mapping | Sequence[Mapping] | None = None,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool | Sequence[int] = False,
+        init_cfg: Mapping | Sequence[Mapping] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.arch = override(
+            resolve_arch(arch, self.archs, self.base, self.family),
+            token_mixer=token_mixer,
+            norm=norm_cfg,
+        )
+        if not 0 <= drop_path_rate < 1:
+            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
+        if frozen_stages not in range(-1, NUM_STAGES + 1):
+            raise ValueError(f'frozen_stages must be -1 to 4, got {frozen_stages!r}')
+        self.fork_feat = fork_feat
+        self.out_indices = _check_out_indices(out_indices) if fork_feat else (3,)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+
+        self._build_stages(drop_path_rate, _blocks_to_checkpoint(with_cp, self.arch))
+        self._build_norms(out_norm, _read_fork_last3(fork_last3))
+        self.reset_parameters()
+        self._freeze()
+
+    def _build_stages(self, drop_path_rate: float, with_cp: Sequence[int]) -> None:
+        rates = torch.linspace(0, drop_path_rate, sum(self.arch.depths)).tolist()
+        in_dim = 3
+        self.stages = nn.ModuleList()
+        for i in range(self.out_indices[-1] + 1):
+            start = sum(self.arch.depths[:i])
+            stage_rates = rates[start : start + self.arch.depths[i]]
+            self.stages.append(
+                MetaFormerStage(self.arch, i, in_dim, stage_rates, with_cp[i])
+            )
+            in_dim = self.arch.dims[i]
+
+    def _build_norms(self, out_norm: bool, fork_last3: bool) -> None:
+        """Add `norm{i}` for each dense output, or `norm` for the last map."""
+        if not self.fork_feat:
+            cfg = self.arch.final_norm if out_norm else None
+            self.norm = build_norm(cfg, self.arch.dims[-1])
+            return
+        for i in self.out_indices:
+            wanted = out_norm and not (fork_last3 and i == 0)
+            cfg = self.arch.out_norm if wanted else None
+            self.add_module(f'norm{i}', build_norm(cfg, self.arch.dims[i]))
+
+    def reset_parameters(self) -> None:
+        """Draw new weights as the reference does (`Arch.init`)."""
+        for name, module in self.named_modules():
+            if not isinstance(module, (nn.Conv2d, nn.Linear)):
+                continue
+            if self.arch.init == 'all' or '.mlp.' in name:
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs for images (B, 3, H, W) with H, W >= 32."""
+        _check_images(x)
+        if x.device.type == 'cpu':
+            # Convolutions and pooling run faster in this layout there.
+            x = x.contiguous(memory_format=torch.channels_last)
+        outs = []
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if self.fork_feat and i in self.out_indices:
+                outs.append(getattr(self, f'norm{i}')(x))
+        return tuple(outs) if self.fork_feat else (self.norm(x),)
+
+    def train(self, mode: bool = True) -> 'MetaFormer':
+        """Set training mode; frozen stages and, with `norm_eval`, batch norms stay
+        in evaluation mode. Returns the module."""
+        super().train(mode)
+        if mode:
+            for module in self._frozen_modules():
+                module.eval()
+            if self.norm_eval:
+                for module in self.modules():
+                    if isinstance(module, _BatchNorm):
+                        module.eval()
+        return self
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        return [self.stages[0].downsample, *self.stages[: self.frozen_stages]]
+
+    def _freeze(self) -> None:
+        for module in self._frozen_modules():
+            module.eval()
+            module.requires_grad_(False)
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Return a parameter's layer for layer-wise learning rate decay.
+
+        The stem is layer 0, every block a layer of its own (a downsampling belongs
+        to the block behind it), norms of the outputs and heads come last.
+
+        Args:
+            param_name: The parameter's name in the model.
+            prefix: The backbone's prefix in it, such as 'backbone.'.
+
+        Returns:
+            The layer's index and the number of layers.
+        """
+        num_layers = sum(self.arch.depths) + 2
+        parts = param_name.removeprefix(prefix).split('.')
+        if not param_name.startswith(prefix) or parts[0] != 'stages':
+            return num_layers - 1, num_layers
+        stage = int(parts[1])
+        if parts[2] == 'downsample':
+            return (sum(self.arch.depths[:stage]) + 1 if stage else 0), num_layers
+        return sum(self.arch.depths[:stage]) + int(parts[3]) + 1, num_layers
+
+
+def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
+    valid = isinstance(out_indices, (list, tuple)) and all(
+        isinstance(i, int) and -NUM_STAGES <= i < NUM_STAGES for i in out_indices
+    )
+    indices = tuple(i % NUM_STAGES for i in out_indices) if valid else ()
+    if not indices or list(indices) != sorted(set(indices)):
+        raise ValueError(
+            'out_indices must be ascending stage indices from 0, 1, 2, 3, got '
+            f'{out_indices!r}'
+        )
+    return indices
+
+
+def _blocks_to_checkpoint(with_cp: bool | Sequence[int], arch: Arch) -> tuple:
+    if isinstance(with_cp, bool):
+        return tuple(arch.depths) if with_cp else (0,) * NUM_STAGES
+    return per_stage(list(with_cp), 'with_cp')
+
+
+def _read_fork_last3(fork_last3: bool | None) -> bool:
+    if fork_last3 is not None:
+        return bool(fork_last3)
+    value = os.environ.get('FORK_LAST3', '').strip().lower()
+    if value in ('', '0', 'false', 'no', 'off'):
+        return False
+    if value in ('1', 'true', 'yes', 'on'):
+        return True
+    raise ValueError(f'the environment variable FORK_LAST3 must be 1 or 0, got {value}')
+
+
+def _check_images(x: Tensor) -> None:
+    if x.dim() != 4 or x.shape[1] != 3:
+        raise ValueError(
+            'expected images of shape (B, 3, H, W), got '
+            f'{tuple(x.shape)}: the weights are for 3 channels, RGB'
+        )
+    if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
+        raise ValueError(
+            f'expected images of at least {MIN_SIZE}x{MIN_SIZE} pixels, got '
+            f'{x.shape[2]}x{x.shape[3]} (HxW): the backbone reduces them by '
+            f'{MIN_SIZE}; resize or pad them'
+        )

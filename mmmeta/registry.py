@@ -1,0 +1,20 @@
+"""mmmeta's registries.
+
+`MODELS` is a child of MMEngine's, so `type='mmmeta.PoolFormer'` builds from
+MMDetection, MMSegmentation, MMPretrain or plain MMEngine with no import:
+MMEngine imports `mmmeta.registry` when it meets the scope, and the registry
+imports `mmmeta.models` when it is asked for a type.
+"""
+
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry(
+    'model', parent=MMENGINE_MODELS, scope='mmmeta', locations=['mmmeta.models']
+)
+
+# A user's mixer registers here from the user's own file:
+#     @TOKEN_MIXERS.register_module()
+#     class MyMixer(nn.Module):
+#         def __init__(self, dim, k=3): ...
+TOKEN_MIXERS = Registry('token mixer', scope='mmmeta', locations=['mmmeta.models'])
