@@ -43,7 +43,8 @@ class Arch:
     Attributes:
         depths: Blocks in each stage, four integers.
         dims: Channels of each stage, four integers.
-        token_mixer: (stage) Config of the token mixer, see `TOKEN_MIXERS`.
+        token_mixer: (stage) Config of the token mixer, see `TOKEN_MIXERS`; a
+            stage's may be a list, which is cycled over its blocks.
         norm: (stage) Config of the blocks' norms, see `build_norm`.
         act: (stage) Name of the MLP's activation.
         mlp_ratio: (stage) Hidden channels of the MLP over the stage's.
@@ -52,13 +53,16 @@ class Arch:
             None for no scale.
         res_scale: (stage) Initial value of the learned scale on each shortcut;
             None for no scale.
-        downsample: (stage) Keywords of `Downsample`; four, stem first.
+        downsample: (stage) Config for `build_downsample`; four, stem first.
+        pos_embed: Whether each block begins with `x + depthwise_conv3x3(x)`.
         out_norm: Config of the norm of each dense output.
         final_norm: Config of the norm of the last map when it goes to a
             classifier; None where the classifier normalises the pooled vector.
-        init: Which layers start from a normal of deviation 0.02 truncated at two
-            units, with zero biases: 'mlp' (those of the MLPs; the others as
-            PyTorch does) or 'all'.
+        mlp_head: Whether the classifier has a hidden layer, four times as wide.
+        init: Which convolutions start from a normal of deviation 0.02 truncated at
+            two units, with zero biases: 'mlp' (those of the MLPs), 'attention'
+            (those of blocks with attention) or 'all'; the others start as PyTorch
+            starts them.
     """
 
     depths: Sequence[int]
@@ -71,10 +75,12 @@ class Arch:
     layer_scale: Any = 1e-5
     res_scale: Any = None
     downsample: Any = CONV_DOWNSAMPLES
+    pos_embed: bool = False
     out_norm: Mapping = field(default_factory=lambda: dict(type='GN', eps=1e-5))
     final_norm: Mapping | None = field(
         default_factory=lambda: dict(type='GN', eps=1e-5)
     )
+    mlp_head: bool = False
     init: str = 'mlp'
 
     def __post_init__(self) -> None:
@@ -88,8 +94,10 @@ class Arch:
         staged = 'token_mixer norm act mlp_ratio layer_scale res_scale downsample'
         for name in staged.split():
             object.__setattr__(self, name, per_stage(getattr(self, name), name))
-        if self.init not in ('mlp', 'all'):
-            raise ValueError(f"init must be 'mlp' or 'all', got {self.init!r}")
+        if self.init not in ('mlp', 'attention', 'all'):
+            raise ValueError(
+                f"init must be 'mlp', 'attention' or 'all', got {self.init!r}"
+            )
 
 
 def resolve_arch(

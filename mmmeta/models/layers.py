@@ -98,18 +98,20 @@ class StarReLU(nn.Module):
     """`scale * relu(x) ** 2 + bias` with two learned scalars (2210.13452, eq. 3).
 
     Args:
-        scale: Initial scale. Default: 0.8944, which with the bias gives a
-            standard normal input zero mean and unit variance.
-        bias: Initial bias. Default: -0.4472.
+        scale: Initial scale. Default: 1.0, as in the reference.
+        bias: Initial bias. Default: 0.0.
     """
 
-    def __init__(self, scale: float = 0.8944, bias: float = -0.4472) -> None:
+    def __init__(self, scale: float = 1.0, bias: float = 0.0) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.full((1,), scale))
         self.bias = nn.Parameter(torch.full((1,), bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.addcmul(self.bias, self.scale, F.relu(x).square())
+        x = F.relu(x)
+        if x.dtype == torch.float16:
+            x = x.float()  # the square of anything over 255 is infinite in float16
+        return torch.addcmul(self.bias, self.scale, x.square())
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -117,6 +119,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     'ReLU': nn.ReLU,
     'SiLU': nn.SiLU,
     'StarReLU': StarReLU,
+    'Identity': nn.Identity,
 }
 
 
@@ -184,3 +187,50 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.post_norm(self.conv(self.pre_norm(x)))
+
+
+class ConvStem(nn.Module):
+    """Two 3x3 convolutions of stride 2 with batch norms (Sense-X/UniFormer, S+).
+
+    Args:
+        in_dim: Number of input channels.
+        out_dim: Number of output channels; half as many after the first one.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_dim, out_dim // 2, 3, 2, 1)
+        self.norm1 = nn.BatchNorm2d(out_dim // 2)
+        self.act = nn.GELU()
+        self.conv2 = nn.Conv2d(out_dim // 2, out_dim, 3, 2, 1)
+        self.norm2 = nn.BatchNorm2d(out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm1(self.conv1(x)))
+        return self.norm2(self.conv2(x))
+
+
+DOWNSAMPLES: dict[str, type[nn.Module]] = {
+    'Downsample': Downsample,
+    'ConvStem': ConvStem,
+}
+
+
+def build_downsample(cfg: Mapping, in_dim: int, out_dim: int) -> nn.Module:
+    """Build the module in front of a stage.
+
+    Args:
+        cfg: Keywords of `Downsample`, or `dict(type='ConvStem')`.
+        in_dim: Number of input channels.
+        out_dim: Number of output channels.
+
+    Raises:
+        ValueError: An unknown type.
+    """
+    kwargs = dict(cfg)
+    kind = kwargs.pop('type', 'Downsample')
+    if kind not in DOWNSAMPLES:
+        raise ValueError(
+            f'unknown downsample type {kind!r}; choose from {sorted(DOWNSAMPLES)}'
+        )
+    return DOWNSAMPLES[kind](in_dim, out_dim, **kwargs)

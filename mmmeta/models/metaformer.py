@@ -2,11 +2,13 @@
 
     image (B, 3, H, W)
       -> for each stage i of 4: downsample -> depth_i x block -> [norm_i] -> out_i
-    block:  x = res_scale1 * x + layer_scale1 * drop_path(token_mixer(norm1(x)))
+    block:  x = x + depthwise_conv3x3(x)                      (UniFormer only)
+            x = res_scale1 * x + layer_scale1 * drop_path(token_mixer(norm1(x)))
             x = res_scale2 * x + layer_scale2 * drop_path(mlp(norm2(x)))
 
 Sources: "MetaFormer Is Actually What You Need for Vision" (2111.11418, section
-3.1 and figure 2), "MetaFormer Baselines for Vision" (2210.13452, section 2).
+3.1 and figure 2), "MetaFormer Baselines for Vision" (2210.13452, section 2),
+"UniFormer" (2201.09450, section 3).
 """
 
 import os
@@ -21,9 +23,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmmeta.models.arch import NUM_STAGES, Arch, override, per_stage, resolve_arch
-from mmmeta.models.layers import Downsample, Mlp, build_norm
-from mmmeta.models.token_mixers import build_token_mixer
+from mmmeta.models.layers import Mlp, build_downsample, build_norm
+from mmmeta.models.token_mixers import Attention, build_token_mixer
 from mmmeta.registry import MODELS
+from mmmeta.weights.init import init_weights
+from mmmeta.weights.loading import translate_in_place
 
 MIN_SIZE = 32  # the total stride: a smaller image leaves no position in stage 4
 
@@ -34,15 +38,24 @@ class MetaFormerBlock(nn.Module):
     Args:
         arch: The row of choices.
         stage: Index of the stage, 0 to 3.
+        index: Index of the block in its stage.
         drop_path: Probability that a branch is dropped for a sample. Default: 0.
     """
 
-    def __init__(self, arch: Arch, stage: int, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, arch: Arch, stage: int, index: int, drop_path: float = 0.0
+    ) -> None:
         super().__init__()
         dim = arch.dims[stage]
         norm = arch.norm[stage]
+        mixer = arch.token_mixer[stage]
+        if isinstance(mixer, (list, tuple)):
+            mixer = mixer[index % len(mixer)]
+        self.pos_embed = (
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if arch.pos_embed else None
+        )
         self.norm1 = build_norm(norm, dim)
-        self.token_mixer = build_token_mixer(arch.token_mixer[stage], dim)
+        self.token_mixer = build_token_mixer(mixer, dim)
         self.norm2 = build_norm(norm, dim)
         self.mlp = Mlp(dim, arch.mlp_ratio[stage], arch.act[stage], arch.mlp_bias)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
@@ -53,6 +66,8 @@ class MetaFormerBlock(nn.Module):
                 self.register_parameter(name + branch, scale)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.pos_embed is not None:
+            x = x + self.pos_embed(x)
         branch = self.drop_path(self.token_mixer(self.norm1(x)))
         x = _residual(x, branch, self.res_scale1, self.layer_scale1)
         branch = self.drop_path(self.mlp(self.norm2(x)))
@@ -92,9 +107,11 @@ class MetaFormerStage(nn.Module):
     ) -> None:
         super().__init__()
         self.with_cp = with_cp
-        self.downsample = Downsample(in_dim, arch.dims[stage], **arch.downsample[stage])
+        self.downsample = build_downsample(
+            arch.downsample[stage], in_dim, arch.dims[stage]
+        )
         self.blocks = nn.ModuleList(
-            MetaFormerBlock(arch, stage, rate) for rate in drop_path
+            MetaFormerBlock(arch, stage, i, rate) for i, rate in enumerate(drop_path)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -133,6 +150,8 @@ class MetaFormer(BaseModule):
             stage, instead of the arch's. Default: None.
         norm_cfg: Config of the blocks' norms (see `build_norm`), or a list of four,
             instead of the arch's. Default: None.
+        in_channels: Channels of the images. Pretrained weights for 3 are averaged or
+            repeated for any other number. Default: 3.
         drop_path_rate: Drop rate of the last block's branches; the rate grows
             linearly from 0 at the first. Default: 0.0.
         frozen_stages: -1 trains everything; 0 freezes the stem (the downsampling of
@@ -155,6 +174,7 @@ class MetaFormer(BaseModule):
     family = 'MetaFormer'
     base: Mapping[str, Any] = {}
     archs: dict[str, Arch] = {}  # filled by the families, see families.py
+    _load_strictly = True
 
     def __init__(
         self,
@@ -165,6 +185,7 @@ class MetaFormer(BaseModule):
         out_norm: bool = True,
         token_mixer: Mapping | Sequence[Mapping] | None = None,
         norm_cfg: Mapping | Sequence[Mapping] | None = None,
+        in_channels: int = 3,
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         norm_eval: bool = False,
@@ -181,6 +202,9 @@ class MetaFormer(BaseModule):
             raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
         if frozen_stages not in range(-1, NUM_STAGES + 1):
             raise ValueError(f'frozen_stages must be -1 to 4, got {frozen_stages!r}')
+        if not isinstance(in_channels, int) or in_channels < 1:
+            raise ValueError(f'in_channels must be positive, got {in_channels!r}')
+        self.in_channels = in_channels
         self.fork_feat = fork_feat
         self.out_indices = _check_out_indices(out_indices) if fork_feat else (3,)
         self.frozen_stages = frozen_stages
@@ -192,8 +216,9 @@ class MetaFormer(BaseModule):
         self._freeze()
 
     def _build_stages(self, drop_path_rate: float, with_cp: Sequence[int]) -> None:
-        rates = torch.linspace(0, drop_path_rate, sum(self.arch.depths)).tolist()
-        in_dim = 3
+        last = max(sum(self.arch.depths) - 1, 1)
+        rates = [drop_path_rate * k / last for k in range(sum(self.arch.depths))]
+        in_dim = self.in_channels
         self.stages = nn.ModuleList()
         for i in range(self.out_indices[-1] + 1):
             start = sum(self.arch.depths[:i])
@@ -216,17 +241,56 @@ class MetaFormer(BaseModule):
 
     def reset_parameters(self) -> None:
         """Draw new weights as the reference does (`Arch.init`)."""
-        for name, module in self.named_modules():
-            if not isinstance(module, (nn.Conv2d, nn.Linear)):
-                continue
-            if self.arch.init == 'all' or '.mlp.' in name:
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        blocks = [block for stage in self.stages for block in stage.blocks]
+        roots: dict[str, list[nn.Module]] = {
+            'mlp': [block.mlp for block in blocks],
+            'attention': [
+                part
+                for block in blocks
+                if isinstance(block.token_mixer, Attention)
+                for part in (block.token_mixer, block.mlp)
+            ],
+            'all': [self],
+        }
+        for root in roots[self.arch.init]:
+            for module in root.modules():
+                if isinstance(module, nn.Conv2d):
+                    trunc_normal_(module.weight, std=0.02)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+
+    def init_weights(self) -> None:
+        """Initialise as `init_cfg` says; 'Pretrained' loads strictly.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be had or does not fit.
+        """
+        init_weights(self, super().init_weights)
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights in any layout that `mmmeta.weights` knows.
+
+        As in PyTorch, but what does not fit raises also when a model around the
+        backbone is loaded with `strict=False`, as MMEngine does.
+        """
+        self._load_strictly = strict
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        finally:
+            self._load_strictly = True
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        # PyTorch and MMEngine both come through here, whatever they load.
+        translate_in_place(self, state_dict, prefix, self._load_strictly)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs for images (B, 3, H, W) with H, W >= 32."""
-        _check_images(x)
+        """Return the outputs for images (B, in_channels, H, W) with H, W >= 32."""
+        _check_images(x, self.in_channels)
         if x.device.type == 'cpu':
             # Convolutions and pooling run faster in this layout there.
             x = x.contiguous(memory_format=torch.channels_last)
@@ -313,11 +377,11 @@ def _read_fork_last3(fork_last3: bool | None) -> bool:
     raise ValueError(f'the environment variable FORK_LAST3 must be 1 or 0, got {value}')
 
 
-def _check_images(x: Tensor) -> None:
-    if x.dim() != 4 or x.shape[1] != 3:
+def _check_images(x: Tensor, channels: int) -> None:
+    if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(
-            'expected images of shape (B, 3, H, W), got '
-            f'{tuple(x.shape)}: the weights are for 3 channels, RGB'
+            f'expected images of shape (B, {channels}, H, W), got {tuple(x.shape)}; '
+            'the backbone argument in_channels says how many channels images have'
         )
     if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
         raise ValueError(

@@ -4,11 +4,13 @@ A token mixer is an `nn.Module` built with the stage's channels as `dim` and the
 rest of its config as keywords; it maps (B, C, H, W) to (B, C, H, W).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmmeta.models.layers import build_act
 from mmmeta.registry import TOKEN_MIXERS
 
 
@@ -55,3 +57,201 @@ class Pooling(nn.Module):
 
     def extra_repr(self) -> str:
         return f'pool_size={self.pool_size}'
+
+
+@TOKEN_MIXERS.register_module()
+class Identity(nn.Identity):
+    """No mixing at all (IdentityFormer, 2210.13452, section 3.1).
+
+    Args:
+        dim: Number of channels; unused.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+
+
+@TOKEN_MIXERS.register_module()
+class RandomMixing(nn.Module):
+    """A frozen random matrix over the tokens (RandFormer, 2210.13452, eq. 2).
+
+    The reference has one matrix for one size: 14x14 tokens in stage 3, 7x7 in
+    stage 4, for images of 224x224. At that size both modes are equal to it.
+
+    Args:
+        dim: Number of channels; unused, the matrix is shared by all.
+        size: Side of the square of tokens that the matrix is for.
+        resize: What happens at other sizes. 'window' applies the matrix to windows
+            of size x size tokens, zero padded and cropped: no memory beyond the
+            matrix. 'resample' interpolates it to the (H*W, H*W) of the input, rows
+            summing to one: 4 * (H*W)**2 bytes in each block, 70 MB for 4200 tokens
+            (stage 3 of 800x1344). Default: 'window'.
+    """
+
+    def __init__(self, dim: int, size: int = 14, resize: str = 'window') -> None:
+        super().__init__()
+        if resize not in ('window', 'resample'):
+            raise ValueError(f"resize must be 'window' or 'resample', got {resize!r}")
+        self.size = size
+        self.resize = resize
+        # A buffer: it has no gradient, and no optimizer ever touches it.
+        matrix = torch.rand(size**2, size**2).softmax(-1)
+        self.register_buffer('random_matrix', matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.resize == 'window':
+            tokens = partition(x, self.size)
+            return merge(self.random_matrix @ tokens, self.size, x.shape)
+        matrix = self._resampled(*x.shape[2:])
+        tokens = x.flatten(2).transpose(1, 2)
+        return (matrix @ tokens).transpose(1, 2).reshape(x.shape)
+
+    def _resampled(self, height: int, width: int) -> Tensor:
+        n = self.size
+        if (height, width) == (n, n):
+            return self.random_matrix
+        # Rows and columns are both maps of n x n tokens.
+        matrix = self.random_matrix.float().view(n * n, 1, n, n)
+        matrix = F.interpolate(matrix, (height, width), mode='bilinear')
+        matrix = matrix.flatten(1).t().view(height * width, 1, n, n)
+        matrix = F.interpolate(matrix, (height, width), mode='bilinear')
+        matrix = matrix.flatten(1).t()
+        return (matrix / matrix.sum(-1, keepdim=True)).to(self.random_matrix.dtype)
+
+    def extra_repr(self) -> str:
+        return f'size={self.size}, resize={self.resize!r}'
+
+
+@TOKEN_MIXERS.register_module()
+class SepConv(nn.Module):
+    """Pointwise, depthwise, pointwise convolution.
+
+    ConvFormer's (2210.13452, eq. 4) by default; UniFormer's local relation
+    aggregator (2201.09450, eq. 4) with kernel 5, no expansion or activation.
+
+    Args:
+        dim: Number of channels C.
+        kernel_size: Side of the depthwise kernel in positions, odd. Default: 7.
+        expansion: Hidden channels over C. Default: 2.
+        act: Name of the activation behind the first layer. Default: 'StarReLU'.
+        bias: Whether the three layers have biases. Default: False.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        kernel_size: int = 7,
+        expansion: float = 2,
+        act: str = 'StarReLU',
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        hidden = int(dim * expansion)
+        self.pwconv1 = nn.Conv2d(dim, hidden, 1, bias=bias)
+        self.act1 = build_act(act)
+        self.dwconv = nn.Conv2d(
+            hidden,
+            hidden,
+            kernel_size,
+            padding=kernel_size // 2,
+            groups=hidden,
+            bias=bias,
+        )
+        self.pwconv2 = nn.Conv2d(hidden, dim, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pwconv2(self.dwconv(self.act1(self.pwconv1(x))))
+
+
+@TOKEN_MIXERS.register_module()
+class Attention(nn.Module):
+    """Multi-head self-attention, over all positions or within windows.
+
+    `scaled_dot_product_attention` never holds the matrix of scores in memory.
+    Windows are those of UniFormer's dense models: the map is padded with zeros at
+    its right and lower border, and padded positions are attended to like others.
+
+    Args:
+        dim: Number of channels C, a multiple of `head_dim`.
+        head_dim: Channels of each head. Default: 32.
+        bias: Whether the two linear layers have biases. Default: False.
+        window_size: Side of the windows in positions; None attends to the whole
+            map. It changes no parameter. Default: None.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        head_dim: int = 32,
+        bias: bool = False,
+        window_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        if dim % head_dim:
+            raise ValueError(f'head_dim {head_dim} does not divide dim {dim}')
+        if window_size is not None and window_size < 1:
+            raise ValueError(f'window_size must be positive, got {window_size}')
+        self.head_dim = head_dim
+        self.window_size = window_size
+        self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=bias)
+        self.proj = nn.Conv2d(dim, dim, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = x.shape
+        if self.window_size is not None:
+            x = pad_to_multiple(x, self.window_size)
+        padded = x.shape
+        x = self.qkv(x)
+        tokens = partition(x, self.window_size)
+        qkv = tokens.unflatten(2, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(*qkv.unbind(0))
+        x = merge(x.transpose(1, 2).flatten(2), self.window_size, padded)
+        return self.proj(x[:, :, : shape[2], : shape[3]])
+
+    def extra_repr(self) -> str:
+        return f'head_dim={self.head_dim}, window_size={self.window_size}'
+
+
+def pad_to_multiple(x: Tensor, size: int) -> Tensor:
+    """Pad (B, C, H, W) with zeros at the right and lower border."""
+    bottom, right = -x.shape[2] % size, -x.shape[3] % size
+    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+
+def partition(x: Tensor, size: int | None) -> Tensor:
+    """Cut a map into windows of tokens.
+
+    Args:
+        x: (B, C, H, W); padded with zeros where `size` does not divide it.
+        size: Side of a window; None for one window that is the whole map.
+
+    Returns:
+        (B * windows, tokens of a window, C).
+    """
+    if size is None:
+        return x.permute(0, 2, 3, 1).flatten(1, 2)
+    x = pad_to_multiple(x, size).permute(0, 2, 3, 1)
+    batch, height, width, dim = x.shape
+    x = x.view(batch, height // size, size, width // size, size, dim)
+    return x.transpose(2, 3).reshape(-1, size * size, dim)
+
+
+def merge(tokens: Tensor, size: int | None, shape: Sequence[int]) -> Tensor:
+    """Put windows of tokens together again: the inverse of `partition`.
+
+    Args:
+        tokens: (B * windows, tokens of a window, C).
+        size: Side of a window, or None.
+        shape: (B, any, H, W) of the map that was cut.
+
+    Returns:
+        (B, C, H, W), without what was padded.
+    """
+    batch, _, height, width = shape
+    dim = tokens.shape[-1]
+    if size is None:
+        return tokens.view(batch, height, width, dim).permute(0, 3, 1, 2)
+    rows, columns = -(-height // size), -(-width // size)
+    x = tokens.view(batch, rows, columns, size, size, dim).transpose(2, 3)
+    x = x.reshape(batch, rows * size, columns * size, dim).permute(0, 3, 1, 2)
+    return x[:, :, :height, :width]

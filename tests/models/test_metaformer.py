@@ -30,9 +30,12 @@ def test_sweeps_cover_every_arch():
     assert len(ARCHS) == len(set(ARCHS)) == len(MetaFormer.archs)
 
 
-def reduced(size: int, kernel_size: int, stride: int, padding: int = 0, **_) -> int:
-    """The output size of a convolution, in positions."""
-    return (size + 2 * padding - kernel_size) // stride + 1
+def reduced(size: int, cfg: dict) -> int:
+    """The output size of a downsampling, in positions."""
+    if cfg.get('type') == 'ConvStem':  # two of 3x3 with stride 2, padding 1
+        return ((size - 1) // 2) // 2 + 1
+    padding = cfg.get('padding', 0)
+    return (size + 2 * padding - cfg['kernel_size']) // cfg['stride'] + 1
 
 
 @pytest.mark.parametrize(('family', 'arch'), ARCHS)
@@ -43,7 +46,7 @@ def test_shapes_and_strides(family, arch):
             outs = model(torch.randn(1, 3, *size))
         assert isinstance(outs, tuple)
         for i, out in enumerate(outs):
-            size = [reduced(s, **model.arch.downsample[i]) for s in size]
+            size = [reduced(s, model.arch.downsample[i]) for s in size]
             assert out.shape == (1, model.arch.dims[i], *size)
             assert math.prod(size) >= 1
 
@@ -330,6 +333,13 @@ def test_layer_depths_for_learning_rate_decay():
 def test_wrong_arguments_name_the_choices(kwargs, message):
     with pytest.raises(ValueError, match=message):
         MODELS.build(dict(type='mmmeta.PoolFormer', **kwargs))
+
+
+def test_images_of_other_channels():
+    model = small(in_channels=5).eval()
+    assert model(torch.randn(1, 5, 64, 64))[0].shape == (1, 32, 16, 16)
+    with pytest.raises(ValueError, match=r'\(B, 5, H, W\), got \(1, 3, 64, 64\)'):
+        model(torch.randn(1, 3, 64, 64))
 
 
 def test_arch_of_a_wrong_type():
