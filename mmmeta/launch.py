@@ -1,0 +1,242 @@
+"""From command-line arguments to an MMEngine runner, for the three host libraries.
+
+`tools/train.py` and `tools/test.py` are the callers. What differs between
+MMDetection, MMSegmentation and MMPretrain is looked up by the config's
+`default_scope`.
+"""
+
+import argparse
+import os
+import os.path as osp
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+# Where to get the data sets that the configs use, and the folders they need.
+DATASETS = {
+    'coco': (
+        'COCO 2017 (train2017.zip, val2017.zip and annotations_trainval2017.zip from '
+        'https://cocodataset.org/#download), unpacked as annotations/, train2017/ '
+        'and val2017/'
+    ),
+    'ade': (
+        'ADE20K (ADEChallengeData2016.zip from '
+        'http://sceneparsing.csail.mit.edu), unpacked as images/ and annotations/'
+    ),
+    'imagenet': (
+        'ImageNet-1k (https://image-net.org), unpacked as train/ and val/ with a '
+        'folder for each class'
+    ),
+    'shapes': 'the embedded data set: python -m mmmeta.datasets --root data/shapes',
+}
+
+
+class UserError(Exception):
+    """A wrong argument or a missing file: shown as one line, without a traceback."""
+
+
+def parser_for(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that training and testing share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--work-dir',
+        help='where logs and checkpoints go (default: work_dirs/NAME-OF-CONFIG)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings that replace those of the config, as key=value pairs; nested '
+        'keys with dots, lists as key="[a,b]"',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher (default: none)',
+    )
+    # torch.distributed.launch passes --local-rank; torchrun sets LOCAL_RANK.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+    return parser
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply the options of `parser_for`.
+
+    Raises:
+        UserError: The config does not exist.
+    """
+    import mmmeta  # noqa: F401  (makes mmseg:: bases and mmmeta:// weights known)
+
+    if not osp.isfile(args.config):
+        raise UserError(f'no config file {args.config}; see configs/')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        name = osp.splitext(osp.basename(args.config))[0]
+        cfg.work_dir = osp.join('work_dirs', name)
+    return cfg
+
+
+def set_amp(cfg: Config) -> None:
+    """Switch a config to mixed precision training.
+
+    Raises:
+        UserError: There is no GPU, which MMEngine's mixed precision needs.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError('--amp needs a GPU, and none was found; leave --amp out')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def set_auto_scale_lr(cfg: Config) -> None:
+    """Let the runner scale the learning rate to the batch size of this run.
+
+    Raises:
+        UserError: The config does not say which batch size its rate is for.
+    """
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        raise UserError(
+            '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the '
+            'batch size its learning rate is for'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def set_resume(cfg: Config, resume: str) -> None:
+    """Continue a run: `resume` is a checkpoint, or 'auto' for the newest one.
+
+    Raises:
+        UserError: The checkpoint does not exist.
+    """
+    cfg.resume = True
+    if resume == 'auto':
+        cfg.load_from = None
+        return
+    if not osp.isfile(resume):
+        raise UserError(f'--resume: no checkpoint {resume}')
+    cfg.load_from = resume
+
+
+def set_visualization(cfg: Config, show: bool, show_dir: str | None) -> None:
+    """Draw predictions in test: in windows, into `show_dir`, or both.
+
+    The host libraries spell this differently; `show_dir` means the same for all.
+
+    Raises:
+        UserError: The config has no visualization hook, or of an unknown library.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise UserError(
+            '--show and --show-dir need default_hooks.visualization in the config'
+        )
+    out_dir = show_dir and osp.abspath(show_dir)
+    scope = cfg.get('default_scope')
+    hook.show = show
+    if scope == 'mmdet':
+        hook.update(draw=True, test_out_dir=out_dir)
+    elif scope == 'mmseg':
+        hook.draw = True
+        if out_dir:
+            cfg.visualizer.save_dir = out_dir
+    elif scope == 'mmpretrain':
+        hook.update(enable=True, out_dir=out_dir)
+    else:
+        raise UserError(f'--show-dir: unknown default_scope {scope!r} in the config')
+
+
+def add_output(cfg: Config, out: str) -> None:
+    """Write the test's predictions to `out`.
+
+    A pickle of the predictions for detectors and classifiers, a folder of PNG maps
+    for segmentors, as the host libraries' own tools do.
+
+    Raises:
+        UserError: A pickle whose name does not end in .pkl or .pickle.
+    """
+    if cfg.get('default_scope') == 'mmseg':
+        cfg.test_evaluator.output_dir = out
+        return
+    if not out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out must end in .pkl or .pickle, got {out}')
+    dump = 'DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
+    evaluators = cfg.test_evaluator
+    if not isinstance(evaluators, list):
+        evaluators = [evaluators]
+    cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
+
+
+def _dataset_cfgs(dataset: dict) -> Iterator[dict]:
+    """Yield the data sets inside wrappers such as RepeatDataset."""
+    if 'dataset' in dataset:
+        yield from _dataset_cfgs(dataset['dataset'])
+    elif 'datasets' in dataset:
+        for inner in dataset['datasets']:
+            yield from _dataset_cfgs(inner)
+    else:
+        yield dataset
+
+
+def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
+    """Look for the data before anything is built.
+
+    Args:
+        cfg: The config.
+        loaders: Names of the data loaders that will be used.
+
+    Raises:
+        UserError: A root or annotation file that does not exist; says what to
+            download and where to put it.
+    """
+    for loader in loaders:
+        for dataset in _dataset_cfgs((cfg.get(loader) or {}).get('dataset', {})):
+            root = dataset.get('data_root') or ''
+            paths = [root, osp.join(root, dataset.get('ann_file') or '')]
+            missing = [p for p in paths if p and '://' not in p and not osp.exists(p)]
+            if missing:
+                raise UserError(
+                    f'{loader}: {missing[0]} does not exist. '
+                    f'{_how_to_get(dataset, root)}'
+                )
+
+
+def _how_to_get(dataset: dict, root: str) -> str:
+    text = f'{root} {dataset.get("type", "")}'.lower()
+    name = next((n for n in ('shapes', *DATASETS) if n in text), None)
+    if name == 'shapes':
+        return f'Make {DATASETS[name]}'
+    what = f'Put {DATASETS[name]} into {root}' if name else f'Put the data into {root}'
+    return (
+        f'{what}, link to it (ln -s /path/to/it {root.rstrip("/")}), or set data_root '
+        'of each data loader (and ann_file of the evaluators) with --cfg-options'
+    )
+
+
+def build_runner(cfg: Config) -> Any:
+    """Build MMEngine's runner, or the one that `runner_type` names."""
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a tool's main function; an error of the user's is one line, exit code 1."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f'error: {error}')

@@ -1,0 +1,194 @@
+"""The tools as users call them: train, kill, resume, test; and wrong calls."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / 'configs/detection/retinanet_poolformer_s12_shapes.py'
+
+
+def tool(name: str, *args, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / 'tools' / name), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        **kwargs,
+    )
+
+
+@pytest.fixture(scope='module')
+def config(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's config, reduced: the small data set, two epochs, two stages deep."""
+    path = tmp_path_factory.mktemp('config') / 'small.py'
+    data = f'{shapes}/'
+    loader = (
+        f'dict(batch_size=2, num_workers=0, persistent_workers=False, '
+        f'dataset=dict(data_root={data!r}))'
+    )
+    ann = f'{data}annotations/instances_val.json'
+    path.write_text(
+        f'_base_ = {str(CONFIG)!r}\n'
+        f'train_dataloader = {loader}\n'
+        f'val_dataloader = {loader}\n'
+        f'test_dataloader = {loader}\n'
+        f'val_evaluator = dict(ann_file={ann!r})\n'
+        f'test_evaluator = dict(ann_file={ann!r})\n'
+        'train_cfg = dict(max_epochs=2, val_interval=2)\n'
+        'model = dict(backbone=dict(arch=dict(_delete_=True, depths=(1, 1, 1, 1), '
+        'dims=(32, 64, 64, 64))), neck=dict(in_channels=[32, 64, 64, 64]))\n'
+        'default_hooks = dict(logger=dict(interval=1))\n'
+    )
+    return path
+
+
+@pytest.fixture(scope='module')
+def trained(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder: killed in the second epoch, then resumed to the end."""
+    work = tmp_path_factory.mktemp('work')
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / 'tools/train.py'), str(config)]
+        + ['--work-dir', str(work)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if 'Epoch(train) [2][ 3/12]' in line:
+            process.send_signal(signal.SIGKILL)
+            break
+    assert process.wait() == -signal.SIGKILL
+    assert (work / 'epoch_1.pth').is_file()
+    assert not (work / 'epoch_2.pth').exists()
+    result = tool('train.py', config, '--work-dir', work, '--resume')
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert 'resumed epoch: 1, iter: 12' in result.stdout + result.stderr
+    assert 'Epoch(train) [1]' not in result.stdout
+    return work
+
+
+def test_a_killed_training_is_resumed(trained):
+    state = torch.load(trained / 'epoch_2.pth', weights_only=False)
+    assert state['meta']['epoch'] == 2
+    assert state['meta']['iter'] == 24
+    assert (trained / 'last_checkpoint').read_text().strip().endswith('epoch_2.pth')
+
+
+def test_tested_scores_are_those_of_pycocotools(trained, config, shapes, tmp_path):
+    result = tool(
+        'test.py',
+        config,
+        trained / 'epoch_2.pth',
+        '--work-dir',
+        tmp_path,
+        '--out',
+        tmp_path / 'found.pkl',
+        '--show-dir',
+        tmp_path / 'pictures',
+        '--cfg-options',
+        f'test_evaluator.outfile_prefix={tmp_path}/found',
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    pictures = sorted((tmp_path / 'pictures').glob('*'))
+    assert len(pictures) == 8
+    assert cv2.imread(str(pictures[0])).shape == (128, 256, 3)
+
+    truth = COCO(shapes / 'annotations/instances_val.json')
+    evaluation = COCOeval(truth, truth.loadRes(f'{tmp_path}/found.bbox.json'), 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    (log,) = tmp_path.glob('*/*.json')
+    scores = json.loads(log.read_text().splitlines()[-1])
+    assert scores['coco/bbox_mAP'] == pytest.approx(evaluation.stats[0], abs=6e-4)
+    assert scores['coco/bbox_mAP_50'] == pytest.approx(evaluation.stats[1], abs=6e-4)
+
+    with open(tmp_path / 'found.pkl', 'rb') as file:
+        dumped = pickle.load(file)
+    written = json.loads(Path(f'{tmp_path}/found.bbox.json').read_text())
+    assert len(dumped) == 8
+    assert sum(len(d['pred_instances']['scores']) for d in dumped) == len(written)
+
+
+def test_inference_apis_take_the_config_and_the_checkpoint(trained, config, shapes):
+    from mmdet.apis import DetInferencer, inference_detector, init_detector
+
+    image = str(next((shapes / 'images/val').iterdir()))
+    model = init_detector(str(config), str(trained / 'epoch_2.pth'), device='cpu')
+    found = inference_detector(model, image).pred_instances
+    inferencer = DetInferencer(
+        str(config), str(trained / 'epoch_2.pth'), device='cpu', show_progress=False
+    )
+    (other,) = inferencer(image, no_save_vis=True, pred_score_thr=0)['predictions']
+    np.testing.assert_allclose(found.scores, other['scores'], rtol=1e-4)
+    with pytest.raises(FileNotFoundError, match='nothing.jpg'):
+        inference_detector(model, 'nothing.jpg')
+
+
+def test_an_image_that_is_none_is_named(config, shapes, tmp_path):
+    broken = tmp_path / 'shapes'
+    broken.mkdir()
+    (broken / 'annotations').symlink_to(shapes / 'annotations')
+    folder = broken / 'images/train'
+    folder.mkdir(parents=True)
+    (broken / 'images/val').symlink_to(shapes / 'images/val')
+    for image in (shapes / 'images/train').iterdir():
+        (folder / image.name).symlink_to(image)
+    (folder / '000003.jpg').unlink()
+    (folder / '000003.jpg').write_text('no image')
+    result = tool(
+        'train.py',
+        config,
+        '--work-dir',
+        tmp_path / 'work',
+        '--cfg-options',
+        f'train_dataloader.dataset.data_root={broken}/',
+    )
+    assert result.returncode == 1
+    assert '000003.jpg' in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['train.py', 'configs/none.py'], 'no config file configs/none.py'),
+        (
+            ['train.py', 'configs/detection/retinanet_poolformer_s12.py'],
+            'data/coco/ does not exist. Put COCO 2017 (train2017.zip',
+        ),
+        (
+            ['train.py', CONFIG],
+            'data/shapes/ does not exist. Make the embedded data set: '
+            'python -m mmmeta.datasets --root data/shapes',
+        ),
+        (['train.py', CONFIG, '--amp'], '--amp needs a GPU'),
+        (['train.py', CONFIG, '--resume', 'none.pth'], 'no checkpoint none.pth'),
+        (['test.py', CONFIG, 'none.pth'], 'no checkpoint none.pth'),
+        (
+            ['test.py', CONFIG, ROOT / 'README.md', '--out', 'found.json'],
+            '--out must end in .pkl or .pickle, got found.json',
+        ),
+    ],
+)
+def test_wrong_calls_get_one_line(args, message, tmp_path):
+    if '--amp' in args and torch.cuda.is_available():
+        pytest.skip('there is a GPU')
+    (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+    result = tool(*args, cwd=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr.splitlines()[-1]
+    assert result.stderr.startswith('error: ') or 'error: ' in result.stderr
+    assert 'Traceback' not in result.stderr

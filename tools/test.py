@@ -1,0 +1,38 @@
+"""Test a trained model with its config's own metric.
+
+    python tools/test.py CONFIG CHECKPOINT --show-dir pictures
+"""
+
+import os.path as osp
+
+from mmmeta import launch
+
+
+def main() -> None:
+    parser = launch.parser_for('Test a trained model.')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--out',
+        help='write the predictions to this .pkl file (segmentation: PNG maps into '
+        'this folder)',
+    )
+    parser.add_argument(
+        '--show', action='store_true', help='show predictions in a window'
+    )
+    parser.add_argument('--show-dir', help='write pictures of predictions here')
+    args = parser.parse_args()
+
+    cfg = launch.load_config(args)
+    if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
+        raise launch.UserError(f'no checkpoint {args.checkpoint}')
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        launch.set_visualization(cfg, args.show, args.show_dir)
+    if args.out:
+        launch.add_output(cfg, args.out)
+    launch.check_data(cfg, ('test_dataloader',))
+    launch.build_runner(cfg).test()
+
+
+if __name__ == '__main__':
+    launch.run(main)

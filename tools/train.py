@@ -1,0 +1,39 @@
+"""Train a detector, a segmentor or a classifier.
+
+    python tools/train.py configs/detection/retinanet_poolformer_s12.py
+"""
+
+from mmmeta import launch
+
+
+def main() -> None:
+    parser = launch.parser_for('Train a detector, a segmentor or a classifier.')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='continue from this checkpoint, or from the newest in the work folder',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision training (needs a GPU)'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate to the batch size of this run',
+    )
+    args = parser.parse_args()
+
+    cfg = launch.load_config(args)
+    if args.amp:
+        launch.set_amp(cfg)
+    if args.auto_scale_lr:
+        launch.set_auto_scale_lr(cfg)
+    if args.resume:
+        launch.set_resume(cfg, args.resume)
+    launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+    launch.build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    launch.run(main)
