@@ -23,7 +23,7 @@ if find_spec('mmseg'):
     MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 # Loaded at first use: listing names must not wait for PyTorch.
-_LAZY = {'create_model': 'mmmeta.models.build', 'list_models': 'mmmeta.models.build'}
+_LAZY = {'create_model': 'mmmeta.models.build', 'list_models': 'mmmeta.weights.zoo'}
 
 
 def __getattr__(name: str) -> Any:

@@ -150,8 +150,9 @@ class MetaFormer(BaseModule):
             stage, instead of the arch's. Default: None.
         norm_cfg: Config of the blocks' norms (see `build_norm`), or a list of four,
             instead of the arch's. Default: None.
-        in_channels: Channels of the images. Pretrained weights for 3 are averaged or
-            repeated for any other number. Default: 3.
+        in_channels: Channels of the images. A pretrained stem for 3 is summed for 1,
+            so that a grey image gives what its RGB copy would, and repeated and
+            rescaled for more. Default: 3.
         drop_path_rate: Drop rate of the last block's branches; the rate grows
             linearly from 0 at the first. Default: 0.0.
         frozen_stages: -1 trains everything; 0 freezes the stem (the downsampling of

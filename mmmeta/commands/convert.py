@@ -1,0 +1,40 @@
+"""`mmmeta convert SRC DST --to LAYOUT`."""
+
+import argparse
+
+from mmmeta.weights.convert import convert_checkpoint
+from mmmeta.weights.layouts import LAYOUT_NAMES
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('src', help='a file, an address or mmmeta://NAME')
+    parser.add_argument('dst', help='the file to write: .safetensors or .pth')
+    parser.add_argument(
+        '--to',
+        metavar='LAYOUT',
+        default='mmmeta',
+        choices=LAYOUT_NAMES,
+        help=f'one of {", ".join(LAYOUT_NAMES)} (default: mmmeta)',
+    )
+    parser.add_argument(
+        '--no-ema',
+        action='store_true',
+        help='take the weights themselves where the file also has their average',
+    )
+    parser.add_argument('--prefix', help='where the backbone is in the file')
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace DST if it is there'
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    path = convert_checkpoint(
+        args.src,
+        args.dst,
+        args.to,
+        ema=not args.no_ema,
+        prefix=args.prefix,
+        overwrite=args.overwrite,
+    )
+    print(f'wrote {path}')
+    return 0

@@ -1,0 +1,39 @@
+"""`mmmeta list`: names."""
+
+import argparse
+import sys
+
+from mmmeta.weights.zoo import ARCHS, ZOO, list_models, nearest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        'pattern', nargs='?', default='*', help="wildcards, such as '*former_s12'"
+    )
+    parser.add_argument(
+        '--pretrained',
+        action='store_true',
+        help='list published checkpoints (arch.tag) with their figures',
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    names = list_models(args.pattern, args.pretrained)
+    if not names:
+        near = nearest(args.pattern.strip('*'), [*ZOO] if args.pretrained else [*ARCHS])
+        hint = f'; nearest: {", ".join(near)}' if near else ''
+        print(f'no name fits {args.pattern!r}{hint}', file=sys.stderr)
+        return 1
+    if not args.pretrained:
+        print('\n'.join(names))
+        return 0
+    width = max(map(len, names))
+    print(f'{"name":{width}}  top-1  params (M)  MACs (G)  input  classes')
+    for name in names:
+        row = ZOO[name]
+        top1 = '-' if row.top1 is None else f'{row.top1:.1f}'
+        print(
+            f'{name:{width}}  {top1:>5}  {row.params:>10g}  {row.macs:>8g}  '
+            f'{row.input_size:>5}  {row.num_classes:>7}'
+        )
+    return 0

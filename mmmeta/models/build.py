@@ -1,0 +1,146 @@
+"""Classifiers by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from timm.layers import trunc_normal_
+from torch import nn
+
+from mmmeta.models.families import FAMILIES
+from mmmeta.models.metaformer import MetaFormer
+from mmmeta.weights.loading import Checkpoint, load_classifier
+from mmmeta.weights.locate import SCHEME
+from mmmeta.weights.zoo import find, list_models, nearest
+
+__all__ = ['create_model', 'list_models']
+
+MLP_HEAD_RATIO = 4
+
+
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    checkpoint: Checkpoint | None = None,
+    num_classes: int | None = None,
+    **backbone_kwargs: Any,
+) -> nn.Module:
+    """Build an image classifier, in training mode.
+
+    Args:
+        name: Family and size such as 'poolformer_s12', see `list_models`; with a
+            tag, such as 'caformer_s18.sail_in1k', the published weights too.
+        pretrained: Load the weights published for the name, of its first tag if it
+            has none. Default: False.
+        checkpoint: Load these instead: a path, an address, mmmeta://NAME or a state
+            dict, in any layout that `mmmeta.weights` knows, strictly.
+            Default: None.
+        num_classes: Size of the last layer. A checkpoint with another number, or with
+            no classifier, then gives all but that. Default: the published
+            checkpoint's, else 1000.
+        **backbone_kwargs: For the backbone, such as `drop_path_rate`, `with_cp`.
+
+    Returns:
+        An MMPretrain `ImageClassifier`; `model(images)` with normalised RGB images
+        (B, 3, H, W), float32, returns logits (B, num_classes).
+
+    Raises:
+        ImportError: MMPretrain is not installed; names the extra that has it.
+        ValueError: An unknown name; the message has the nearest.
+        CheckpointError: The weights cannot be had or do not fit.
+    """
+    arch, _, tag = name.partition('.')
+    family, size = _find_arch(arch)
+    published = find(name) if tag or pretrained else None
+    if checkpoint is None and published is not None:
+        checkpoint = SCHEME + published.name
+    default = published.num_classes if published else 1000
+    model = _build(family, size, num_classes or default, backbone_kwargs)
+    if checkpoint is not None:
+        load_classifier(model, checkpoint, new_head=num_classes is not None)
+    # A Runner calls init_weights() once more, which would draw a new head.
+    for module in model.modules():
+        if hasattr(module, 'is_init'):
+            module.is_init = True
+    return model
+
+
+def _find_arch(name: str) -> tuple[type[MetaFormer], str]:
+    for family in FAMILIES:
+        size = name.removeprefix(family.family.lower() + '_')
+        if size != name and size in family.archs:
+            return family, size
+    near = nearest(name, list_models())
+    raise ValueError(
+        f'unknown model {name!r}'
+        + (f'; nearest: {", ".join(near)}' if near else '')
+        + ". mmmeta.list_models() has all, and takes patterns such as '*former_s12'"
+    )
+
+
+def classifier_config(
+    family: type[MetaFormer],
+    arch: str | Mapping,
+    num_classes: int = 1000,
+    **backbone_kwargs: Any,
+) -> dict[str, Any]:
+    """Return the MMPretrain config of a family's classifier, as published.
+
+    Args:
+        family: A member of `mmmeta.models.FAMILIES`.
+        arch: As for the family.
+        num_classes: Size of the last layer. Default: 1000.
+        **backbone_kwargs: For the backbone.
+    """
+    backbone = dict(
+        type=f'mmmeta.{family.__name__}', arch=arch, fork_feat=False, **backbone_kwargs
+    )
+    row = family.archs[arch] if isinstance(arch, str) else family(arch).arch
+    in_channels = row.dims[-1]
+    if row.final_norm is None:
+        ratio = MLP_HEAD_RATIO if row.mlp_head else None
+        neck = dict(type='mmmeta.MetaFormerNeck', dim=in_channels, ratio=ratio)
+        in_channels *= ratio or 1
+    else:
+        neck = dict(type='GlobalAveragePooling')
+    return dict(
+        type='ImageClassifier',
+        backbone=backbone,
+        neck=neck,
+        head=dict(
+            type='LinearClsHead',
+            num_classes=num_classes,
+            in_channels=in_channels,
+            init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0),
+        ),
+        data_preprocessor=dict(
+            num_classes=num_classes,
+            mean=[123.675, 116.28, 103.53],
+            std=[58.395, 57.12, 57.375],
+            to_rgb=True,
+        ),
+    )
+
+
+def _build(
+    family: type[MetaFormer], size: str, num_classes: int, kwargs: Mapping[str, Any]
+) -> nn.Module:
+    try:
+        import mmpretrain.models  # noqa: F401
+        from mmpretrain.registry import MODELS
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            'create_model builds MMPretrain classifiers, and mmpretrain cannot be '
+            f"imported ({error}): pip install 'mmmeta-backbones[onedl]'"
+        ) from error
+    except Exception as error:
+        raise ImportError(
+            f'mmpretrain cannot be imported ({error}); its multimodal models, loaded '
+            'where transformers is installed, do not work with transformers 5: '
+            'remove it or install an older one'
+        ) from error
+    config = classifier_config(family, size, num_classes, **kwargs)
+    # The scope is given, else a Runner's default scope would be searched.
+    model = MODELS.build(dict(config, _scope_='mmpretrain'))
+    trunc_normal_(model.head.fc.weight, std=0.02)
+    nn.init.zeros_(model.head.fc.bias)
+    return model

@@ -1,0 +1,180 @@
+"""What a model needs beside what a checkpoint has: everything or an error."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mmmeta.weights.adapt import adapt_input_channels
+from mmmeta.weights.errors import CheckpointError, first_few
+
+STEMS = ('stages.0.downsample.conv.weight', 'stages.0.downsample.conv1.weight')
+
+
+@dataclass
+class Comparison:
+    """The outcome of holding a state dict against a model's.
+
+    Attributes:
+        ready: What is to be copied, by the model's name.
+        missing: The model's names that the checkpoint should have and has not.
+        unexpected: The checkpoint's names that the model should have and has not.
+        wrong: One sentence for each tensor of another shape, dtype or value.
+        kept: Allowed missing: these stay as they were initialised.
+        left: Allowed left over: these are not used.
+    """
+
+    ready: dict[str, Tensor] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not (self.missing or self.unexpected or self.wrong)
+
+    def __add__(self, other: 'Comparison') -> 'Comparison':
+        return Comparison(
+            {**self.ready, **other.ready},
+            *(
+                getattr(self, name) + getattr(other, name)
+                for name in ('missing', 'unexpected', 'wrong', 'kept', 'left')
+            ),
+        )
+
+
+def compare_backbone(
+    target: Mapping[str, Tensor],
+    source: Mapping[str, Tensor],
+    in_channels: int = 3,
+    new_norm: bool = False,
+) -> Comparison:
+    """Hold a checkpoint's backbone against a model's, both in mmmeta's names.
+
+    What may be missing: whole norms of dense outputs, which start at one; batch
+    norms' counters. What may be left over: the norms that the model has not, and
+    the stages behind its last one.
+
+    Args:
+        target: The model's state dict.
+        source: The checkpoint's.
+        in_channels: What the model was built for. If that is not 3, a stem for 3
+            is adapted. Default: 3.
+        new_norm: Whether the final norm may be missing too. Default: False.
+    """
+    result = Comparison()
+    roots = {_root(key) for key in source}
+    own_roots = {_root(key) for key in target}
+    stages = {key.split('.')[1] for key in target if key.startswith('stages.')}
+    for key in target:
+        if key not in source:
+            root = _root(key)
+            whole_norm = root not in roots and (
+                root[4:].isdigit() or (new_norm and root == 'norm')
+            )
+            counter = key.endswith('num_batches_tracked')
+            allowed = counter or (_is_norm(root) and whole_norm)
+            (result.kept if allowed else result.missing).append(key)
+    for key in source:
+        if key not in target:
+            root = _root(key)
+            allowed = (_is_norm(root) and root not in own_roots) or (
+                root == 'stages' and key.split('.')[1] not in stages
+            )
+            (result.left if allowed else result.unexpected).append(key)
+    for key, value in source.items():
+        if key in target:
+            if key in STEMS and in_channels != 3:
+                value = _adapt_stem(value, in_channels)
+            _check_tensor(result, key, value, target[key])
+    return result
+
+
+def compare_rest(
+    target: Mapping[str, Tensor], source: Mapping[str, Tensor]
+) -> Comparison:
+    """Hold everything else of a model against a checkpoint's: all must be there."""
+    result = Comparison(
+        missing=[key for key in target if key not in source],
+        unexpected=[key for key in source if key not in target],
+    )
+    for key, value in source.items():
+        if key in target:
+            _check_tensor(result, key, value, target[key])
+    return result
+
+
+def _root(key: str) -> str:
+    return key.split('.', 1)[0]
+
+
+def _is_norm(root: str) -> bool:
+    return root.startswith('norm')
+
+
+def _adapt_stem(value: Tensor, channels: int) -> Tensor:
+    if value.dim() == 4 and value.shape[1] == 3 and value.is_floating_point():
+        return adapt_input_channels(value, channels)
+    return value
+
+
+def _check_tensor(result: Comparison, key: str, value: Tensor, wanted: Tensor) -> None:
+    """Put `value` with what is ready, or a sentence with what is wrong."""
+    if value.layout != torch.strided or value.is_quantized:
+        result.wrong.append(f'{key} is not a plain dense tensor')
+    elif value.shape != wanted.shape:
+        result.wrong.append(
+            f'{key} has shape {tuple(value.shape)}, wanted {tuple(wanted.shape)}'
+        )
+    elif value.is_floating_point() != wanted.is_floating_point() or value.is_complex():
+        result.wrong.append(f'{key} is {value.dtype}, wanted {wanted.dtype}')
+    elif value.is_floating_point() and not value.isfinite().all():
+        count = int((~value.isfinite()).sum())
+        result.wrong.append(
+            f'{key} has {count} of {value.numel()} values that are NaN or infinite'
+        )
+    else:
+        result.ready[key] = value
+
+
+def refuse(
+    result: Comparison,
+    where: str,
+    model: str,
+    names: Mapping[str, str],
+    hints: Iterator[str],
+) -> None:
+    """Raise CheckpointError unless the comparison is clean.
+
+    Args:
+        result: The comparison.
+        where: What the checkpoint is called, its file and layout.
+        model: What the model is called.
+        names: Our name -> the key in the file, where it differs.
+        hints: What to do, for the case.
+    """
+    if result.ok:
+        return
+
+    def listed(keys: list[str]) -> str:
+        return first_few(
+            [k if names.get(k, k) == k else f'{k} (there: {names[k]})' for k in keys]
+        )
+
+    parts = []
+    if result.missing:
+        parts.append(f'{len(result.missing)} missing: {listed(result.missing)}')
+    if result.unexpected:
+        parts.append(
+            f'{len(result.unexpected)} unexpected: {listed(result.unexpected)}'
+        )
+    if result.wrong:
+        parts.append('; '.join([first_few(result.wrong, 3)]))
+    advice = ' '.join(hints)
+    raise CheckpointError(
+        f'{where} does not fit {model}, and nothing of it was loaded. '
+        f'{". ".join(parts)}.' + (f' {advice}' if advice else '')
+    )

@@ -1,0 +1,373 @@
+"""Strict loading: all of a checkpoint's weights or an error that names them."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmmeta.weights.compare import (
+    STEMS,
+    Comparison,
+    compare_backbone,
+    compare_rest,
+    refuse,
+)
+from mmmeta.weights.errors import CheckpointError, first_few
+from mmmeta.weights.locate import is_remote, locate
+from mmmeta.weights.reading import read_state_dict
+from mmmeta.weights.state import CLASSIFIER_PARTS, Parsed, parse
+
+if TYPE_CHECKING:
+    from mmmeta.models.metaformer import MetaFormer
+
+Checkpoint = str | os.PathLike | Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded.
+
+    Attributes:
+        source: What the checkpoint is called, its file and layout.
+        loaded: How many tensors were copied.
+        kept: Names that the checkpoint lacks as expected; they keep their values.
+        left: Names in the checkpoint that are not used, as expected.
+    """
+
+    source: str
+    loaded: int
+    kept: tuple[str, ...]
+    left: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = f'loaded {self.loaded} tensors from {self.source}'
+        for names, what in (
+            (self.kept, 'not in it, as expected'),
+            (self.left, 'not needed, as expected'),
+        ):
+            if names:
+                text += f'; {what}: {first_few(_roots(names), 8)}'
+        return text
+
+
+def _roots(names: tuple[str, ...]) -> list[str]:
+    tops = [name.removeprefix('backbone.').split('.') for name in names]
+    return list(
+        dict.fromkeys(
+            '.'.join(top[:2]) if top[0] == 'stages' else top[0] for top in tops
+        )
+    )
+
+
+def load_backbone(
+    module: 'MetaFormer',
+    checkpoint: Checkpoint,
+    *,
+    prefix: str | None = None,
+    map_location: Any = 'cpu',
+) -> LoadReport:
+    """Load a checkpoint into a backbone, strictly.
+
+    What may be left over: a classifier's head and final norm, norms of outputs that
+    the model does not return, stages it does not have, and whatever else a
+    detector or segmentor has beside its backbone. What may be missing: the norms of
+    dense outputs, which stay as they are (at one in a new model), and batch norms'
+    counters. Anything else raises, before anything was changed.
+
+    Args:
+        module: The backbone.
+        checkpoint: A path, an address, mmmeta://NAME or a state dict, in any layout
+            of `mmmeta.weights.layouts`. float16, bfloat16, float32 and float64
+            weights are converted to the parameter's dtype.
+        prefix: Where the backbone is in the checkpoint. Default: found out (bare, or
+            under `backbone.`).
+        map_location: Where to read it to, as for `torch.load`. Default: 'cpu'.
+
+    Raises:
+        CheckpointError: It cannot be had or read, is of no known layout, or does not
+            fit; the message names keys, shapes found and shapes wanted.
+    """
+    parsed, where = _read(checkpoint, prefix, map_location)
+    target = module.state_dict()
+    result = compare_backbone(target, parsed.backbone, _in_channels(module))
+    refuse(
+        result, where, _describe(module), parsed.names, _hints(module, parsed, result)
+    )
+    return _copy(target, result, where, extra_left=tuple(parsed.outer))
+
+
+def load_classifier(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    new_head: bool = False,
+    map_location: Any = 'cpu',
+) -> LoadReport:
+    """Load a checkpoint into an image classifier, strictly.
+
+    Args:
+        model: With a MetaFormer as `backbone`, a `neck` and a `head` with `fc`.
+        checkpoint: As for `load_backbone`.
+        new_head: Keep the model's last layer where the checkpoint has another
+            number of classes; where it has no classifier at all, keep the neck and
+            the final norm too. Default: False.
+        map_location: As for `load_backbone`. Default: 'cpu'.
+
+    Raises:
+        CheckpointError: As for `load_backbone`, and for another number of classes.
+    """
+    parsed, where = _read(checkpoint, None, map_location)
+    full = model.state_dict()
+    inside, rest = _split_model(full, 'backbone.')
+    rest = {k: v for k, v in rest.items() if k.startswith(CLASSIFIER_PARTS)}
+    has_head = 'head.fc.weight' in parsed.outer
+    if not has_head and not new_head:
+        raise CheckpointError(
+            f'{where} holds no classifier (no head.fc), as those for detection and '
+            'segmentation do. Give num_classes=... to create_model for a new head on '
+            'it, or load only its backbone'
+        )
+    outer = {k: v for k, v in parsed.outer.items() if k.startswith(CLASSIFIER_PARTS)}
+    if has_head and len(outer['head.fc.weight']) != len(rest['head.fc.weight']):
+        found, wanted = len(outer['head.fc.weight']), len(rest['head.fc.weight'])
+        if not new_head:
+            raise CheckpointError(
+                f'{where} has {found} classes, the model {wanted}. Give num_classes='
+                f'{found} for its own, or num_classes={wanted} for a new head'
+            )
+        rest = {k: v for k, v in rest.items() if not k.startswith('head.fc.')}
+        outer = {k: v for k, v in outer.items() if not k.startswith('head.fc.')}
+    backbone = compare_backbone(
+        inside, parsed.backbone, _in_channels(model.backbone), new_norm=not has_head
+    )
+    hints = _hints(model.backbone, parsed, backbone)
+    backbone = _prefixed(backbone, 'backbone.')
+    head = compare_rest(rest, outer) if has_head else Comparison(kept=list(rest))
+    names = {**parsed.names, **{f'backbone.{k}': v for k, v in parsed.names.items()}}
+    refuse(backbone + head, where, type(model).__name__, names, hints)
+    return _copy(full, backbone + head, where)
+
+
+def load_checkpoint(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    *,
+    prefix: str | None = None,
+    map_location: Any = 'cpu',
+) -> LoadReport:
+    """Load a checkpoint strictly into whatever `model` is.
+
+    Args:
+        model: A MetaFormer backbone, an image classifier, or a detector or
+            segmentor with a MetaFormer inside. A detector's checkpoint has to
+            have all of its weights; for its backbone alone, give
+            `model.backbone`.
+        checkpoint: As for `load_backbone`.
+        prefix: As for `load_backbone`; only for a backbone. Default: None.
+        map_location: As for `load_backbone`. Default: 'cpu'.
+
+    Raises:
+        CheckpointError: As for `load_backbone`.
+        TypeError: The model holds no MetaFormer, or more than one.
+    """
+    path, module = find_backbone(model)
+    if module is model:
+        return load_backbone(
+            module, checkpoint, prefix=prefix, map_location=map_location
+        )
+    if prefix:
+        raise TypeError('prefix is for loading a backbone; give that as the model')
+    if path == 'backbone.' and hasattr(getattr(model, 'head', None), 'fc'):
+        return load_classifier(model, checkpoint, map_location=map_location)
+    parsed, where = _read(checkpoint, None, map_location)
+    full = model.state_dict()
+    inside, rest = _split_model(full, path)
+    backbone = compare_backbone(inside, parsed.backbone, _in_channels(module))
+    hints = _hints(module, parsed, backbone)
+    result = _prefixed(backbone, path) + compare_rest(rest, parsed.outer)
+    refuse(result, where, type(model).__name__, parsed.names, hints)
+    return _copy(full, result, where)
+
+
+def find_backbone(model: nn.Module) -> tuple[str, 'MetaFormer']:
+    """Return the one MetaFormer in `model` and the prefix of its keys.
+
+    Raises:
+        TypeError: There is none, or more than one.
+    """
+    from mmmeta.models.metaformer import MetaFormer
+
+    found = [(n, m) for n, m in model.named_modules() if isinstance(m, MetaFormer)]
+    if len(found) != 1:
+        raise TypeError(
+            f'expected a model with one mmmeta backbone, {type(model).__name__} has '
+            f'{len(found)}; give the backbone itself'
+        )
+    name, module = found[0]
+    return (f'{name}.' if name else ''), module
+
+
+def translate_in_place(
+    module: 'MetaFormer', state_dict: dict[str, Any], prefix: str, strict: bool
+) -> None:
+    """Put a backbone's keys in `state_dict` into mmmeta's names before it is loaded.
+
+    Called by the backbone for every `load_state_dict`, PyTorch's and MMEngine's, so
+    that a detector's checkpoint around another implementation loads as it is.
+
+    Args:
+        module: The backbone.
+        state_dict: The keys of the model or of the backbone; changed in place. A
+            state dict in mmmeta's own names is left alone.
+        prefix: The backbone's prefix in it.
+        strict: Raise where the weights do not fit. MMEngine always asks for that,
+            and then only logs what did not fit.
+
+    Raises:
+        CheckpointError: As for `load_backbone`; with `strict` only.
+    """
+    local = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    target = module.state_dict()
+    if _same(local, target):
+        return
+    where = f'the state dict under {prefix!r}' if prefix else 'the state dict'
+    try:
+        parsed = parse(local)
+    except CheckpointError as error:
+        if not strict:
+            return
+        advice = (
+            ''
+            if local
+            else (
+                '. If the checkpoint is a bare backbone or classifier, give it to the '
+                "backbone: init_cfg=dict(type='Pretrained', checkpoint=...)"
+            )
+        )
+        raise CheckpointError(f'{where}: {error}{advice}') from None
+    result = compare_backbone(target, parsed.backbone, _in_channels(module))
+    if strict:
+        hints = _hints(module, parsed, result)
+        refuse(result, where, _describe(module), parsed.names, hints)
+    if parsed.own:
+        return
+    for key in local:
+        del state_dict[prefix + key]
+    new = {key: target[key] for key in result.kept} | parsed.backbone | result.ready
+    for key in result.left:
+        del new[key]
+    state_dict.update({prefix + key: value for key, value in new.items()})
+
+
+def _same(local: Mapping[str, Any], target: Mapping[str, Tensor]) -> bool:
+    return local.keys() == target.keys() and all(
+        getattr(local[key], 'shape', None) == target[key].shape for key in target
+    )
+
+
+def _read(
+    checkpoint: Checkpoint, prefix: str | None, map_location: Any
+) -> tuple[Parsed, str]:
+    """Return a parsed checkpoint and what to call it."""
+    if isinstance(checkpoint, Mapping):
+        name, state = 'the state dict', dict(checkpoint)
+    else:
+        name = os.fspath(checkpoint)
+        path = locate(name)
+        state = read_state_dict(path, map_location=map_location)
+        name = f'{name} ({path})' if is_remote(name) else name
+    try:
+        parsed = parse(state, prefix)
+    except CheckpointError as error:
+        raise CheckpointError(f'{name}: {error}') from None
+    return parsed, f'{name} (layout {parsed.layout.name!r})'
+
+
+def _split_model(
+    state: Mapping[str, Tensor], prefix: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    return inside, {k: v for k, v in state.items() if not k.startswith(prefix)}
+
+
+def _prefixed(result: Comparison, prefix: str) -> Comparison:
+    return Comparison(
+        {prefix + key: value for key, value in result.ready.items()},
+        [prefix + key for key in result.missing],
+        [prefix + key for key in result.unexpected],
+        [prefix + text for text in result.wrong],
+        [prefix + key for key in result.kept],
+        [prefix + key for key in result.left],
+    )
+
+
+@torch.no_grad()
+def _copy(
+    target: Mapping[str, Tensor],
+    result: Comparison,
+    where: str,
+    extra_left: tuple[str, ...] = (),
+) -> LoadReport:
+    for key, value in result.ready.items():
+        target[key].copy_(value)
+    return LoadReport(
+        where, len(result.ready), tuple(result.kept), (*result.left, *extra_left)
+    )
+
+
+def _in_channels(module: 'MetaFormer') -> int:
+    return getattr(module, 'in_channels', 3)
+
+
+def _describe(module: 'MetaFormer') -> str:
+    return (
+        f'{type(module).__name__} with depths {tuple(module.arch.depths)} and dims '
+        + (f'{tuple(module.arch.dims)}')
+    )
+
+
+def _hints(module: 'MetaFormer', parsed: Parsed, result: Comparison) -> Iterator[str]:
+    """Say what to do about a comparison that is not clean."""
+    found = _sizes(parsed.backbone)
+    if found and found != (tuple(module.arch.depths), tuple(module.arch.dims)):
+        names = [
+            repr(name)
+            for name, arch in module.archs.items()
+            if (tuple(arch.depths), tuple(arch.dims)) == found
+        ]
+        which = f', as arch {" or ".join(names[:3])} has' if names else ''
+        yield f'The checkpoint is of depths {found[0]} and dims {found[1]}{which}.'
+    elif any('layer_scale' in key for key in result.missing + result.unexpected):
+        has, lacks = 'model', 'checkpoint'
+        if any('layer_scale' in key for key in result.unexpected):
+            has, lacks = lacks, has
+        yield (
+            f'The {has} has layer scale and the {lacks} has none: they are of '
+            'different archs, as base_ls and base are (layer_scale in the arch).'
+        )
+    if any(text.startswith(STEMS) for text in result.wrong):
+        yield (
+            'For images of other than 3 channels give in_channels=... to the '
+            'backbone: a stem for 3 is then adapted.'
+        )
+
+
+def _sizes(backbone: Mapping[str, Tensor]) -> tuple[tuple, tuple] | None:
+    """Return depths and dims of a checkpoint, as its keys and shapes tell them."""
+    blocks: dict[int, int] = {}
+    dims: dict[int, int] = {}
+    for key, value in backbone.items():
+        parts = key.split('.')
+        if parts[0] == 'stages' and parts[2] == 'blocks':
+            stage = int(parts[1])
+            blocks[stage] = max(blocks.get(stage, 0), int(parts[3]) + 1)
+            if parts[4:] == ['norm1', 'weight'] and value.dim() == 1:
+                dims[stage] = len(value)
+    if sorted(blocks) != sorted(dims):
+        return None
+    return tuple(blocks[i] for i in sorted(blocks)), tuple(
+        dims[i] for i in sorted(dims)
+    )

@@ -1,0 +1,41 @@
+"""From what a user calls a checkpoint to a file on this machine."""
+
+import os
+from pathlib import Path
+
+SCHEME = 'mmmeta://'
+WEB = ('http://', 'https://')
+
+
+def is_remote(name: str) -> bool:
+    """Whether `name` is an address or an mmmeta:// name rather than a path."""
+    return name.startswith((SCHEME, *WEB))
+
+
+def locate(name: str | os.PathLike) -> Path:
+    """Return the file of a checkpoint, downloading it where it is not here yet.
+
+    Args:
+        name: A path, an http(s) address, or mmmeta://NAME with NAME from
+            `mmmeta list --pretrained`.
+
+    Raises:
+        CheckpointError: An unknown name or scheme, or the download failed.
+    """
+    from mmmeta.weights.errors import CheckpointError
+
+    text = os.fspath(name)
+    if text.startswith(SCHEME):
+        from mmmeta.weights.download import fetch_published
+
+        return fetch_published(text.removeprefix(SCHEME))
+    if text.startswith(WEB):
+        from mmmeta.weights.download import Source, fetch
+
+        return fetch([Source(text)])
+    if '://' in text:
+        raise CheckpointError(
+            f'{text}: mmmeta reads paths, http(s):// and {SCHEME}; download the file '
+            'and give its path'
+        )
+    return Path(text).expanduser()

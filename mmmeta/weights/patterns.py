@@ -1,0 +1,222 @@
+"""Key layouts as data: what a row of a rename table is and how it is applied.
+
+A row pairs two patterns, that of an official checkpoint and mmmeta's own:
+
+    Row('network.{2i}.{b}.[norm1|norm2].*', 'stages.{i}.blocks.{b}.[norm1|norm2].*')
+
+`{i}` (the stage) and `{b}` (the block) are integers; `{2i-1}` and `{i+1}` say how
+the official number follows from ours. `[a|b]` is one of the words; the first
+bracket of one side belongs to the first of the other, word by word. `*` at the
+end is any rest. Both directions are read from the same row.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from mmmeta.weights.errors import CheckpointError, first_few
+
+_TOKEN = re.compile(
+    r'\{(?P<factor>\d*)(?P<field>[a-z])(?P<offset>[+-]\d+)?\}'
+    r'|\[(?P<words>[^\]]+)\]|(?P<rest>\*)$|(?P<text>[^{\[*]+)'
+)
+
+
+@dataclass(frozen=True)
+class _Match:
+    """What a pattern found in a key: integers by name, words by place, the rest."""
+
+    fields: Mapping[str, int]
+    words: tuple[int, ...]
+    rest: str
+
+
+class Pattern:
+    """One side of a row; see the module's docstring.
+
+    Args:
+        text: The pattern.
+        stages: Values that the field `i` may take.
+
+    Raises:
+        ValueError: The text is no pattern.
+    """
+
+    def __init__(self, text: str, stages: Iterable[int]) -> None:
+        self.text = text
+        self.stages = tuple(stages)
+        self.tokens = list(_TOKEN.finditer(text))
+        if ''.join(token.group() for token in self.tokens) != text:
+            raise ValueError(f'{text!r} is no key pattern')
+        self._regex = re.compile(''.join(map(self._regex_of, self.tokens)))
+
+    @staticmethod
+    def _regex_of(token: re.Match) -> str:
+        if token['field']:
+            return r'(0|[1-9]\d*)'
+        if token['words']:
+            return '(' + '|'.join(map(re.escape, token['words'].split('|'))) + ')'
+        return '(.+)' if token['rest'] else re.escape(token['text'])
+
+    def match(self, key: str) -> _Match | None:
+        """Return what the pattern finds in `key`, None where it does not fit."""
+        found = self._regex.fullmatch(key)
+        if found is None:
+            return None
+        fields, words, rest = {}, [], ''
+        groups = iter(found.groups())
+        for token in self.tokens:
+            if token['field']:
+                number = int(next(groups)) - int(token['offset'] or 0)
+                value, remainder = divmod(number, int(token['factor'] or 1))
+                name = token['field']
+                if remainder or (name == 'i' and value not in self.stages):
+                    return None
+                fields[name] = value
+            elif token['words']:
+                words.append(token['words'].split('|').index(next(groups)))
+            elif token['rest']:
+                rest = next(groups)
+        return _Match(fields, tuple(words), rest)
+
+    def format(self, match: _Match) -> str:
+        """Return the key that the other side's `match` stands for."""
+        words = iter(match.words)
+        parts = []
+        for token in self.tokens:
+            if token['field']:
+                number = match.fields[token['field']] * int(token['factor'] or 1)
+                parts.append(str(number + int(token['offset'] or 0)))
+            elif token['words']:
+                parts.append(token['words'].split('|')[next(words)])
+            else:
+                parts.append(match.rest if token['rest'] else token['text'])
+        return ''.join(parts)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a rename table.
+
+    Attributes:
+        official: Pattern of the official keys.
+        own: Pattern of mmmeta's keys.
+        ndim: 2 or 4 for a pointwise layer: the rank of the official weight, (O, I)
+            or (O, I, 1, 1); ours is always (O, I, 1, 1). None for anything else.
+        stages: The stages this row is about.
+        beside: Pattern of another of mmmeta's keys that must be there for this row
+            to be used in writing official keys, where one key of ours has two
+            official forms. Rows are tried in order.
+    """
+
+    official: str
+    own: str
+    ndim: int | None = None
+    stages: tuple[int, ...] = (0, 1, 2, 3)
+    beside: str | None = None
+
+    @cached_property
+    def patterns(self) -> tuple[Pattern, Pattern]:
+        return Pattern(self.official, self.stages), Pattern(self.own, self.stages)
+
+    def to_own(self, key: str) -> str | None:
+        """Return our name of an official key, None where the row is not about it."""
+        official, own = self.patterns
+        match = official.match(key)
+        return None if match is None else own.format(match)
+
+    def to_official(self, key: str, keys: Iterable[str]) -> str | None:
+        """Return the official name of our `key`, one of `keys`; None as above."""
+        official, own = self.patterns
+        match = own.match(key)
+        if match is None:
+            return None
+        if self.beside and Pattern(self.beside, self.stages).format(match) not in keys:
+            return None
+        return official.format(match)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The rename table of one kind of official checkpoint.
+
+    Attributes:
+        name: What users call it. Layouts of one name share it because their
+            publisher names the keys of two uses differently.
+        rows: The table.
+        prefix: What the publisher's files have in front of a backbone's keys.
+        needs: One of our keys that all models of this layout have, where models
+            without it would fit the table too.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    prefix: str = ''
+    needs: str = ''
+
+    def find(self, key: str) -> tuple[str, Row] | None:
+        """Return our name of an official key and its row, None if there is none."""
+        for row in self.rows:
+            own = row.to_own(key)
+            if own is not None:
+                return own, row
+        return None
+
+    def misfits(self, keys: Iterable[str]) -> list[str]:
+        """Return the official keys that no row is about."""
+        return [key for key in keys if self.find(key) is None]
+
+    def to_own(self, keys: Iterable[str]) -> dict[str, tuple[str, Row]]:
+        """Return our name and the row of each official key, by official key.
+
+        Raises:
+            CheckpointError: Keys without a row, or two keys of one name.
+        """
+        found = {key: self.find(key) for key in keys}
+        misfits = [key for key, pair in found.items() if pair is None]
+        if misfits:
+            raise CheckpointError(
+                f'layout {self.name!r} has no keys like {first_few(misfits)}'
+            )
+        refuse_collisions({key: pair[0] for key, pair in found.items()}, self.name)
+        return found
+
+    def to_official(self, keys: Iterable[str]) -> dict[str, tuple[str, Row]]:
+        """Return the official name and the row of each of our keys, by our key.
+
+        Raises:
+            CheckpointError: Keys without a row, two keys of one name, or no key that
+                the layout's models have.
+        """
+        keys = dict.fromkeys(keys)
+        if self.needs and self.needs not in keys:
+            raise CheckpointError(
+                f'layout {self.name!r} has no place for a model without {self.needs}'
+            )
+        found, misfits = {}, []
+        for key in keys:
+            pairs = ((row.to_official(key, keys), row) for row in self.rows)
+            pair = next((pair for pair in pairs if pair[0] is not None), None)
+            if pair is None:
+                misfits.append(key)
+            else:
+                found[key] = pair
+        if misfits:
+            raise CheckpointError(
+                f'layout {self.name!r} has no place for {first_few(misfits)}'
+            )
+        refuse_collisions({key: pair[0] for key, pair in found.items()}, self.name)
+        return found
+
+
+def refuse_collisions(renames: Mapping[str, str], what: str) -> None:
+    """Raise CheckpointError where two keys would get the same name."""
+    seen: dict[str, str] = {}
+    for old, new in renames.items():
+        if new in seen:
+            raise CheckpointError(
+                f'two keys of layout {what!r} collide: {seen[new]!r} and {old!r} '
+                f'would both be {new!r}; remove one of them from the file'
+            )
+        seen[new] = old
