@@ -5,6 +5,7 @@ python tools/demo.py          (or: make demo)
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -16,10 +17,18 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = 'configs/detection/retinanet_poolformer_s12_shapes.py'
-COLOURS = [(60, 60, 230), (60, 180, 60), (230, 130, 40), (40, 190, 230)] + [
+LOADERS = ('train', 'val', 'test')
+TITLE = 24  # height of a panel's title, pixels
+WHITE = (255, 255, 255)
+MIN_SCORE = 0.5  # of what is drawn
+COLOURS = (  # BGR, one a class
+    (60, 60, 230),
+    (60, 180, 60),
+    (230, 130, 40),
+    (40, 190, 230),
     (200, 60, 200),
     (200, 200, 60),
-]  # BGR, one a class
+)
 
 
 def tool(name: str, *args: str) -> None:
@@ -31,117 +40,135 @@ def tool(name: str, *args: str) -> None:
         sys.exit(f'error: {name} ended with exit code {result.returncode}; see above')
 
 
-def draw_boxes(
-    image: np.ndarray, boxes: list, labels: list[str], colours: list
+def draw_panel(
+    image: np.ndarray, title: str, objects: list[dict], names: dict[int, str]
 ) -> np.ndarray:
-    """Return a copy of `image` (H, W, 3) enlarged twice, with [x, y, w, h] boxes."""
-    image = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-    for box, label, colour in zip(boxes, labels, colours, strict=True):
-        x, y, w, h = (round(2 * v) for v in box)
-        cv2.rectangle(image, (x, y), (x + w, y + h), colour, 2)
-        origin = (x + 2, max(y - 4, 12))
-        font = cv2.FONT_HERSHEY_SIMPLEX
-        cv2.putText(image, label, origin, font, 0.45, (0, 0, 0), 3, cv2.LINE_AA)
-        cv2.putText(image, label, origin, font, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
-    return image
+    """Return `image` (H, W, 3) enlarged twice, with a title and its objects' boxes."""
+    panel = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    panel = cv2.copyMakeBorder(panel, TITLE, 0, 0, 0, cv2.BORDER_CONSTANT, value=WHITE)
+    write(panel, title, (6, TITLE - 7))
+    for item in objects:
+        x, y, w, h = (round(2 * v) for v in item['bbox'])
+        y += TITLE
+        colour = COLOURS[item['category_id'] % len(COLOURS)]
+        cv2.rectangle(panel, (x, y), (x + w, y + h), colour, 2)
+        score = f' {item["score"]:.2f}' if 'score' in item else ''
+        write(
+            panel, names[item['category_id']] + score, (x + 2, max(y - 4, TITLE + 12))
+        )
+    return panel
+
+
+def write(image: np.ndarray, text: str, origin: tuple[int, int]) -> None:
+    """Write black text on a white outline, readable on any ground."""
+    for colour, thickness in ((WHITE, 3), ((0, 0, 0), 1)):
+        cv2.putText(
+            image,
+            text,
+            origin,
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.45,
+            colour,
+            thickness,
+            cv2.LINE_AA,
+        )
 
 
 def draw_comparison(
     annotations: Path, predictions: Path, images: Path, out: Path, count: int
-) -> Path:
+) -> None:
     """Write one picture: for `count` images, ground truth beside predictions.
 
     Args:
         annotations: COCO annotations.
-        predictions: COCO results, as CocoMetric's `outfile_prefix` writes them.
+        predictions: COCO results, as CocoMetric's `outfile_prefix` writes them;
+            those with a score of at least MIN_SCORE are drawn.
         images: Folder of the images.
         out: The picture to write.
         count: Number of images, drawn at random with a fixed seed.
-
-    Returns:
-        `out`.
     """
     truth = json.loads(annotations.read_text())
-    found = json.loads(predictions.read_text())
+    found = [o for o in json.loads(predictions.read_text()) if o['score'] >= MIN_SCORE]
     names = {c['id']: c['name'] for c in truth['categories']}
-    rows = []
-    for info in random.Random(0).sample(truth['images'], count):
+    sample = random.Random(0).sample(truth['images'], min(count, len(truth['images'])))
+    pairs = []
+    for info in sample:
         image = cv2.imread(str(images / info['file_name']))
-        panels = []
-        for title, objects in (
-            ('ground truth', truth['annotations']),
-            ('found', found),
-        ):
-            mine = [o for o in objects if o['image_id'] == info['id']]
-            mine = [o for o in mine if o.get('score', 1) >= 0.3]
-            labels = [
-                names[o['category_id']] + (f' {o["score"]:.2f}' if 'score' in o else '')
-                for o in mine
-            ]
-            colours = [COLOURS[o['category_id'] % len(COLOURS)] for o in mine]
-            panel = draw_boxes(image, [o['bbox'] for o in mine], labels, colours)
-            bar = np.full((24, panel.shape[1], 3), 255, np.uint8)
-            text = f'{info["file_name"]}: {title}'
-            cv2.putText(
-                bar, text, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, 0, 1, cv2.LINE_AA
+        panels = [
+            draw_panel(
+                image,
+                f'{info["file_name"]}: {title}',
+                [o for o in objects if o['image_id'] == info['id']],
+                names,
             )
-            panels.append(np.vstack([bar, panel]))
-        rows.append(np.hstack(panels))
-    half = (len(rows) + 1) // 2
-    columns = [np.vstack(rows[:half]), np.vstack(rows[half:])] if half > 1 else rows
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(out), np.hstack(columns)):
+            for title, objects in (('truth', truth['annotations']), ('found', found))
+        ]
+        pairs.append(np.hstack(panels))
+    if len(pairs) % 2:
+        pairs.append(np.full_like(pairs[0], 255))
+    rows = [np.hstack(pairs[i : i + 2]) for i in range(0, len(pairs), 2)]
+    if not cv2.imwrite(str(out), np.vstack(rows)):
         sys.exit(f'error: cannot write {out}')
-    return out
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--config', default=CONFIG, help='default: %(default)s')
     parser.add_argument(
         '--data', default='data/shapes', help='the data set (default: %(default)s)'
     )
+    parser.add_argument('--num-train', default='1000', help='default: %(default)s')
+    parser.add_argument('--num-val', default='200', help='default: %(default)s')
     parser.add_argument(
         '--work-dir', default='work_dirs/demo', help='default: %(default)s'
     )
     parser.add_argument(
         '--images', type=int, default=6, help='images in the picture (default: 6)'
     )
-    args, options = parser.parse_known_args()
-    start = time.time()
-    work = ROOT / args.work_dir
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], help='key=value pairs for the config'
+    )
+    return parser.parse_args()
 
-    print('== 1/4 data', flush=True)
-    tool('-m mmmeta.datasets', '--root', args.data)
-    print('== 2/4 training (eta is in the log lines)', flush=True)
-    tool('tools/train.py', args.config, '--work-dir', str(work), *options)
-    print('== 3/4 test', flush=True)
-    checkpoint = Path((work / 'last_checkpoint').read_text().strip())
+
+def main() -> None:
+    args = parse_args()
+    start = time.time()
+    data, work = ROOT / args.data, ROOT / args.work_dir
     prefix = work / 'predictions'
-    found = f'test_evaluator.outfile_prefix={prefix}'
-    tool(
-        'tools/test.py',
-        args.config,
-        str(checkpoint),
+    truth = data / 'annotations/instances_val.json'
+    options = [
         '--work-dir',
         str(work),
         '--cfg-options',
-        found,
-    )
+        *[f'{loader}_dataloader.dataset.data_root={data}/' for loader in LOADERS],
+        f'val_evaluator.ann_file={truth}',
+        f'test_evaluator.ann_file={truth}',
+        f'test_evaluator.outfile_prefix={prefix}',
+        *args.cfg_options,
+    ]
+
+    print('== 1/4 data', flush=True)
+    counts = ['--num-train', args.num_train, '--num-val', args.num_val]
+    tool('-m mmmeta.datasets', '--root', str(data), *counts)
+    print('== 2/4 training (eta is in the log lines)', flush=True)
+    tool('tools/train.py', args.config, *options)
+    print('== 3/4 test', flush=True)
+    checkpoint = Path((work / 'last_checkpoint').read_text().strip())
+    tool('tools/test.py', args.config, str(checkpoint), *options)
     print('== 4/4 picture', flush=True)
-    data = ROOT / args.data
-    picture = draw_comparison(
-        data / 'annotations/instances_val.json',
-        Path(f'{prefix}.bbox.json'),
-        data / 'images/val',
-        work / 'predictions.png',
-        args.images,
-    )
+    found = Path(f'{prefix}.bbox.json')
+    picture = work / 'predictions.png'
+    draw_comparison(truth, found, data / 'images/val', picture, args.images)
+
     minutes = (time.time() - start) / 60
     print(f'Done in {minutes:.1f} min. The COCO table is above.')
-    print(f'Checkpoint:  {checkpoint.relative_to(ROOT)}')
-    print(f'Predictions: {prefix.relative_to(ROOT)}.bbox.json')
-    print(f'Picture:     {picture.relative_to(ROOT)}')
+    for name, path in (
+        ('Checkpoint', checkpoint),
+        ('Predictions', found),
+        ('Picture', picture),
+    ):
+        print(f'{name + ":":12} {os.path.relpath(path)}')
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Test a trained model with its config's own metric.
 
-    python tools/test.py CONFIG CHECKPOINT --show-dir pictures
+python tools/test.py CONFIG CHECKPOINT --show-dir pictures
 """
 
 import os.path as osp

@@ -1,6 +1,6 @@
 """Train a detector, a segmentor or a classifier.
 
-    python tools/train.py configs/detection/retinanet_poolformer_s12.py
+python tools/train.py configs/detection/retinanet_poolformer_s12.py
 """
 
 from mmmeta import launch

@@ -14,6 +14,7 @@ _base_ = [
 ]
 
 model = dict(
+    _scope_='mmdet',  # so that it builds from any scope, as mmengine.hub does it
     backbone=dict(
         _delete_=True,
         type='mmmeta.PoolFormer',

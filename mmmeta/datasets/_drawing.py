@@ -57,7 +57,7 @@ def rasterize(rng: np.random.Generator, name: str, area: float) -> np.ndarray:
     Returns its coverage, float32 (h, w) in [0, 1], cut out closely.
     """
     polygons = _outline(rng, name)
-    stretch = math.sqrt(rng.uniform(1.0, 1.35))
+    stretch = math.sqrt(rng.uniform(1.0, 1.2))
     matrix = (
         _rotation(rng.uniform(0, 2 * math.pi))
         @ np.diag([stretch, 1 / stretch])

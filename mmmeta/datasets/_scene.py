@@ -20,20 +20,21 @@ from mmmeta.datasets._drawing import (
 CLASSES: tuple[str, ...] = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
 
 MIN_SIZE = 64
-MIN_INSTANCES, MAX_INSTANCES = 2, 7
+# How many instances are tried, and how many have to find a place.
+MIN_INSTANCES, MAX_INSTANCES, MIN_PLACED = 3, 8, 2
 # What must be left to see of an instance: pixels, and share of its full area.
-MIN_VISIBLE_AREA, MIN_VISIBLE_SHARE = 60, 0.3
+MIN_VISIBLE_AREA, MIN_VISIBLE_SHARE = 60, 0.5
 # Ranges of the full area in pixels, and how often each one is drawn. The
 # limits of COCO's small, medium and large are 32^2 and 96^2; larger shapes
 # lose area to those in front of them, so they start above the limit.
-AREA_RANGES = ((150, 900), (1100, 8500), (10500, 15500))
+AREA_RANGES = ((350, 980), (1100, 8500), (10500, 15500))
 AREA_WEIGHTS = (0.30, 0.44, 0.26)
 # No shape covers more than this share of the image.
 MAX_COVER = 0.25
 # Weights of blue, green and red in the distance of two colours (the eye is
 # least sensitive to blue), and the least distance at a shape's outline.
 COLOR_WEIGHTS = np.float32([0.6, 1.2, 1.0])
-MIN_CONTRAST = 65.0
+MIN_CONTRAST = 90.0
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,9 @@ class _Instance:
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    pair = color_pairs(rng, 1, (20, 110))[0]
+    pair = color_pairs(rng, 1, (10, 50))[0]
     image = colorize(texture(rng, size, size), pair)
-    tint = rng.uniform(-40, 40, (2, 3)).astype(np.float32)
+    tint = rng.uniform(-20, 20, (2, 3)).astype(np.float32)
     image += colorize(smooth_noise(rng, size, size, size / 3), tint)
     return image
 
@@ -128,7 +129,7 @@ def _layout(rng: np.random.Generator, size: int) -> tuple[list[_Instance], np.nd
 
 def _pick_colors(rng: np.random.Generator, around: np.ndarray) -> np.ndarray:
     """A pair of colours that stands out from the pixels ``around`` (n, 3)."""
-    pairs = color_pairs(rng, 16, (10, 60))
+    pairs = color_pairs(rng, 16, (5, 30))
     colors = np.concatenate([pairs, pairs.mean(1, keepdims=True)], 1)
     gap = colors[:, :, None] - around
     distance = np.sqrt(gap**2 @ COLOR_WEIGHTS).min(1)
@@ -168,9 +169,9 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def make_scene(rng: np.random.Generator, size: int = 256) -> Scene:
-    """Draws one random scene of 2 to 7 shapes.
+    """Draws one random scene of 2 to 8 shapes.
 
-    Every instance shows at least 60 pixels and 30 % of its full area; later
+    Every instance shows at least 60 pixels and half of its full area; later
     instances lie in front of earlier ones.
 
     Args:
@@ -187,7 +188,7 @@ def make_scene(rng: np.random.Generator, size: int = 256) -> Scene:
             f'size must be an integer of at least {MIN_SIZE}, got {size!r}'
         )
     placed: list[_Instance] = []
-    while len(placed) < MIN_INSTANCES:
+    while len(placed) < MIN_PLACED:
         placed, owner = _layout(rng, size)
     image = _background(rng, size)
     for instance in placed:

@@ -6,7 +6,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -60,8 +59,7 @@ def trained(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A work folder: killed in the second epoch, then resumed to the end."""
     work = tmp_path_factory.mktemp('work')
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / 'tools/train.py'), str(config)]
-        + ['--work-dir', str(work)],
+        [sys.executable, ROOT / 'tools/train.py', config, '--work-dir', work],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -134,7 +132,7 @@ def test_inference_apis_take_the_config_and_the_checkpoint(trained, config, shap
     )
     (other,) = inferencer(image, no_save_vis=True, pred_score_thr=0)['predictions']
     np.testing.assert_allclose(found.scores, other['scores'], rtol=1e-4)
-    with pytest.raises(FileNotFoundError, match='nothing.jpg'):
+    with pytest.raises(FileNotFoundError, match=r'nothing\.jpg'):
         inference_detector(model, 'nothing.jpg')
 
 
@@ -192,3 +190,51 @@ def test_wrong_calls_get_one_line(args, message, tmp_path):
     assert message in result.stderr.splitlines()[-1]
     assert result.stderr.startswith('error: ') or 'error: ' in result.stderr
     assert 'Traceback' not in result.stderr
+
+
+def script(name: str, *args, **env) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        ['bash', ROOT / 'tools' / name, *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        env={**os.environ, **env},
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(config, tmp_path):
+    options = ['env_cfg.dist_cfg.backend=gloo', 'train_cfg.max_epochs=1']
+    options += ['train_cfg.val_interval=1', 'model.backbone.fork_last3=True']
+    result = script(
+        *('dist_train.sh', config, 2, '--work-dir', tmp_path, '--cfg-options'),
+        *options,
+        PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+        PORT='29611',
+        OMP_NUM_THREADS='1',
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert '[1][6/6]' in (result.stdout + result.stderr).replace(' ', '')
+    assert (tmp_path / 'epoch_1.pth').is_file()
+
+
+def test_slurm_gets_the_options(tmp_path):
+    (tmp_path / 'srun').write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / 'srun').chmod(0o755)
+    result = script(
+        *('slurm_train.sh', 'gpu', 'job', 'config.py', 'work', '--amp'),
+        PATH=f'{tmp_path}:{os.environ["PATH"]}',
+        GPUS='4',
+    )
+    assert result.returncode == 0, result.stderr
+    words = result.stdout.split()
+    assert {'--ntasks=4', '--ntasks-per-node=4', '--gres=gpu:4'} <= set(words)
+    train = ['python', '-u', str(ROOT / 'tools/train.py'), 'config.py']
+    assert words[-9:] == [*train, '--work-dir', 'work', '--launcher', 'slurm', '--amp']
+
+
+@pytest.mark.parametrize('name', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
+def test_scripts_say_how_they_are_called(name):
+    result = script(name)
+    assert result.returncode == 2
+    assert f'tools/{name} ' in result.stderr

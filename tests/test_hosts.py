@@ -1,0 +1,121 @@
+"""mmmeta inside its host libraries, with none of them, and in a detector's loss."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hub import get_config, get_model
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData
+
+ROOT = Path(__file__).resolve().parents[1]
+RETINANET = ROOT / 'configs/detection/retinanet_poolformer_s12.py'
+
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {blocked}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+sys.meta_path.insert(0, Block())
+"""
+BACKBONE = """
+import torch
+from mmengine.registry import MODELS
+backbone = MODELS.build(dict(type='mmmeta.PoolFormer', arch='s12'))
+print([tuple(m.shape) for m in backbone(torch.randn(1, 3, 64, 64))])
+"""
+
+
+def run_without(blocked: set[str], code: str) -> subprocess.CompletedProcess:
+    """Run `code` in a Python where the modules `blocked` cannot be imported."""
+    command = [sys.executable, '-c', BLOCK.format(blocked=blocked) + code]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_the_backbone_needs_no_host_library():
+    result = run_without({'mmcv', 'mmdet', 'mmseg', 'mmpretrain'}, BACKBONE)
+    assert result.returncode == 0, result.stderr
+    assert '(1, 64, 16, 16), (1, 128, 8, 8), (1, 320, 4, 4), (1, 512, 2, 2)' in (
+        result.stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ('blocked', 'code'),
+    [
+        ('mmengine', 'import mmmeta'),
+        ('mmpretrain', "import mmmeta; mmmeta.create_model('poolformer_s12')"),
+    ],
+)
+def test_a_missing_library_is_named_with_its_extra(blocked, code):
+    result = run_without({blocked}, code)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith('ImportError: ')
+    assert 'mmmeta-backbones[onedl]' in last
+
+
+@pytest.mark.parametrize('host', ['mmdet', 'mmseg', 'mmpretrain'])
+def test_builds_from_each_host_in_its_own_scope(host):
+    registry = importlib.import_module(f'{host}.registry').MODELS
+    init_default_scope(host)
+    backbone = registry.build(dict(type='mmmeta.PoolFormer', arch='s12'))
+    assert type(backbone).__module__ == 'mmmeta.models.families'
+
+
+def test_hub_finds_configs_and_models():
+    cfg = get_config('mmmeta::detection/retinanet_poolformer_s12.py')
+    assert cfg.model.backbone.type == 'mmmeta.PoolFormer'
+    model = get_model('mmmeta::detection/retinanet_poolformer_s12.py')
+    assert type(model).__name__ == 'RetinaNet'
+    assert type(model.backbone).__name__ == 'PoolFormer'
+
+
+def test_mmseg_bases_resolve():
+    cfg = get_config('mmseg::_base_/models/fpn_poolformer_s12.py')
+    assert cfg.model.type == 'EncoderDecoder'
+
+
+def retinanet(**backbone) -> torch.nn.Module:
+    cfg = Config.fromfile(RETINANET)
+    cfg.model.backbone.update(init_cfg=None, **backbone)
+    if 'out_indices' in backbone:
+        cfg.model.neck.update(in_channels=[128, 320, 512], start_level=0)
+    init_default_scope('mmdet')
+    return MODELS.build(cfg.model).train()
+
+
+@pytest.mark.parametrize(
+    ('variable', 'backbone', 'without_gradient'),
+    [
+        ('1', dict(fork_last3=None), set()),
+        ('0', dict(fork_last3=True), set()),
+        (
+            '0',
+            dict(fork_last3=None),
+            {'backbone.norm0.weight', 'backbone.norm0.bias'},
+        ),
+        ('0', dict(fork_last3=False, out_indices=(1, 2, 3)), set()),
+    ],
+)
+def test_parameters_with_a_gradient_in_a_retinanet_loss(
+    monkeypatch, variable, backbone, without_gradient
+):
+    from mmdet.structures import DetDataSample
+
+    monkeypatch.setenv('FORK_LAST3', variable)
+    model = retinanet(**backbone)
+    shape = dict(img_shape=(64, 96), batch_input_shape=(64, 96), pad_shape=(64, 96))
+    sample = DetDataSample(metainfo=shape)
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[8.0, 8.0, 40.0, 44.0]]), labels=torch.tensor([3])
+    )
+    losses = model.loss(torch.randn(1, 3, 64, 96), [sample])
+    sum(sum(values) for values in losses.values()).backward()
+    found = {n for n, p in model.named_parameters() if p.grad is None}
+    assert found == without_gradient

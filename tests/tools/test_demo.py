@@ -1,0 +1,69 @@
+"""The demo at a reduced size, from the data to the picture."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_demo_at_a_reduced_size(tmp_path):
+    command = [
+        sys.executable,
+        str(ROOT / 'tools/demo.py'),
+        *('--data', str(tmp_path / 'shapes'), '--num-train', '8', '--num-val', '3'),
+        *('--work-dir', str(tmp_path / 'work'), '--images', '3'),
+        *('--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1'),
+        *(
+            'train_dataloader.num_workers=0',
+            'train_dataloader.persistent_workers=False',
+        ),
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for text in (
+        '== 1/4 data',
+        'eta: ',
+        'Average Precision  (AP) @[ IoU=0.50      | area=   all',
+        'Picture:',
+    ):
+        assert text in result.stdout, text
+    assert (tmp_path / 'work/epoch_1.pth').is_file()
+    assert isinstance(
+        json.loads((tmp_path / 'work/predictions.bbox.json').read_text()), list
+    )
+    picture = cv2.imread(str(tmp_path / 'work/predictions.png'))
+    assert picture.shape == (2 * 536, 4 * 512, 3)  # two rows of two pairs
+    assert (picture[536:, 1024:] == 255).all()  # the fourth pair is blank
+    assert (picture[536:, :1024] != 255).any()
+
+
+def test_picture_shows_truth_beside_confident_predictions(tmp_path, shapes):
+    spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools/demo.py')
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    truth = shapes / 'annotations/instances_val.json'
+    boxes = json.loads(truth.read_text())['annotations']
+    found = [
+        dict(image_id=a['image_id'], category_id=a['category_id'], bbox=a['bbox'])
+        for a in boxes
+    ]
+    pictures = []
+    for score in (0.9, 0.1):
+        for item in found:
+            item['score'] = score
+        (tmp_path / 'found.json').write_text(json.dumps(found))
+        out = tmp_path / f'{score}.png'
+        demo.draw_comparison(
+            truth, tmp_path / 'found.json', shapes / 'images/val', out, 2
+        )
+        pictures.append(cv2.imread(str(out)))
+    confident, unsure = pictures
+    half = confident.shape[1] // 4
+    assert np.array_equal(confident[:, :half], unsure[:, :half])  # the truth
+    assert not np.array_equal(confident[:, half : 2 * half], unsure[:, half : 2 * half])

@@ -1,0 +1,11 @@
+"""Write a checkpoint in another layout: `mmmeta convert`, where tools are looked for.
+
+    python tools/model_converters/convert_weights.py SRC DST --to LAYOUT
+"""
+
+import sys
+
+from mmmeta.cli import main
+
+if __name__ == '__main__':
+    sys.exit(main(['convert', *sys.argv[1:]]))
