@@ -1,0 +1,16 @@
+"""CAFormer-S36, ImageNet-1k at 384x384: 85.7 % top-1 (sail-sg/metaformer).
+
+Batch size 1024: on 8 GPUs 128 each or, as published, four times 32.
+8 GPUs: bash tools/dist_train.sh configs/classification/caformer_s36_384.py 8 \
+            --cfg-options train_dataloader.batch_size=32 \
+            optim_wrapper.accumulative_counts=4 custom_hooks.0.interval=4
+1 GPU:  python tools/train.py configs/classification/caformer_s36_384.py \
+            --cfg-options train_dataloader.batch_size=32 \
+            optim_wrapper.accumulative_counts=32 custom_hooks.0.interval=32
+"""
+
+_base_ = '../_base_/caformer_in1k_384.py'
+
+load_from = 'mmmeta://caformer_s36.sail_in1k'
+
+model = dict(backbone=dict(arch='s36', drop_path_rate=0.5))

@@ -1,0 +1,12 @@
+"""ConvFormer-S18, ImageNet-1k at 384x384: 84.4 % top-1 (sail-sg/metaformer).
+
+Batch size 1024: on 8 GPUs 128 each or, as published, four times 32.
+8 GPUs: bash tools/dist_train.sh configs/classification/convformer_s18_384.py 8 \
+            --cfg-options train_dataloader.batch_size=32 \
+            optim_wrapper.accumulative_counts=4 custom_hooks.0.interval=4
+1 GPU:  python tools/train.py configs/classification/convformer_s18_384.py \
+            --cfg-options train_dataloader.batch_size=32 \
+            optim_wrapper.accumulative_counts=32 custom_hooks.0.interval=32
+"""
+
+_base_ = '../_base_/convformer_in1k_384.py'

@@ -1,0 +1,11 @@
+"""PoolFormer-S36, ImageNet-1k at 224x224: 81.4 % top-1 (sail-sg/poolformer).
+
+Batch size 1024: on 8 GPUs 128 each.
+8 GPUs: bash tools/dist_train.sh configs/classification/poolformer_s36.py 8
+1 GPU:  python tools/train.py configs/classification/poolformer_s36.py \
+            --cfg-options optim_wrapper.accumulative_counts=8
+"""
+
+_base_ = '../_base_/poolformer_in1k.py'
+
+model = dict(backbone=dict(arch='s36', drop_path_rate=0.2))

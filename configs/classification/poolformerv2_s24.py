@@ -1,0 +1,14 @@
+"""PoolFormerV2-S24, ImageNet-1k at 224x224: 80.7 % top-1 (sail-sg/metaformer).
+
+Batch size 4096: on 8 GPUs 512 each or, as published, four times 128.
+8 GPUs: bash tools/dist_train.sh configs/classification/poolformerv2_s24.py 8 \
+            --cfg-options train_dataloader.batch_size=128 \
+            optim_wrapper.accumulative_counts=4
+1 GPU:  python tools/train.py configs/classification/poolformerv2_s24.py \
+            --cfg-options train_dataloader.batch_size=128 \
+            optim_wrapper.accumulative_counts=32
+"""
+
+_base_ = '../_base_/metaformer_basic_in1k.py'
+
+model = dict(backbone=dict(type='mmmeta.PoolFormerV2', arch='s24'))

@@ -1,0 +1,16 @@
+"""UniFormer-B (layer scale), ImageNet-1k at 224x224: 83.9 % top-1 (Sense-X/UniFormer).
+
+Batch size 1024: on 8 GPUs 128 each.
+8 GPUs: bash tools/dist_train.sh configs/classification/uniformer_base_ls.py 8
+1 GPU:  python tools/train.py configs/classification/uniformer_base_ls.py \
+            --cfg-options optim_wrapper.accumulative_counts=8
+"""
+
+_base_ = '../_base_/uniformer_in1k.py'
+
+model = dict(backbone=dict(arch='base_ls', drop_path_rate=0.3))
+
+# 4e-4 for 512 images
+optim_wrapper = dict(optimizer=dict(lr=8e-4))
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].start_factor = 1e-6 / 8e-4
