@@ -15,14 +15,7 @@ from mmengine.structures import InstanceData
 ROOT = Path(__file__).resolve().parents[1]
 RETINANET = ROOT / 'configs/detection/retinanet_poolformer_s12.py'
 
-BLOCK = """
-import sys
-class Block:
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in {blocked}:
-            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
-sys.meta_path.insert(0, Block())
-"""
+BLOCK = 'import sys; sys.modules.update(dict.fromkeys({blocked}))\n'
 BACKBONE = """
 import torch
 from mmengine.registry import MODELS
@@ -90,6 +83,18 @@ def retinanet(**backbone) -> torch.nn.Module:
     return MODELS.build(cfg.model).train()
 
 
+def retinanet_loss(model: torch.nn.Module) -> torch.Tensor:
+    from mmdet.structures import DetDataSample
+
+    shape = dict(img_shape=(64, 96), batch_input_shape=(64, 96), pad_shape=(64, 96))
+    sample = DetDataSample(metainfo=shape)
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[8.0, 8.0, 40.0, 44.0]]), labels=torch.tensor([3])
+    )
+    losses = model(torch.randn(1, 3, 64, 96), [sample], mode='loss')
+    return sum(sum(values) for values in losses.values())
+
+
 @pytest.mark.parametrize(
     ('variable', 'backbone', 'without_gradient'),
     [
@@ -106,16 +111,27 @@ def retinanet(**backbone) -> torch.nn.Module:
 def test_parameters_with_a_gradient_in_a_retinanet_loss(
     monkeypatch, variable, backbone, without_gradient
 ):
-    from mmdet.structures import DetDataSample
-
     monkeypatch.setenv('FORK_LAST3', variable)
     model = retinanet(**backbone)
-    shape = dict(img_shape=(64, 96), batch_input_shape=(64, 96), pad_shape=(64, 96))
-    sample = DetDataSample(metainfo=shape)
-    sample.gt_instances = InstanceData(
-        bboxes=torch.tensor([[8.0, 8.0, 40.0, 44.0]]), labels=torch.tensor([3])
-    )
-    losses = model.loss(torch.randn(1, 3, 64, 96), [sample])
-    sum(sum(values) for values in losses.values()).backward()
+    retinanet_loss(model).backward()
     found = {n for n, p in model.named_parameters() if p.grad is None}
     assert found == without_gradient
+
+
+@pytest.fixture
+def one_process():
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_ddp_finds_no_unused_parameter(one_process):
+    def train(**backbone):
+        model = torch.nn.parallel.DistributedDataParallel(retinanet(**backbone))
+        for _ in range(2):  # what the first pass lacked, the second reports
+            retinanet_loss(model).backward()
+
+    train(fork_last3=True)
+    with pytest.raises(RuntimeError, match='Expected to have finished reduction'):
+        train(fork_last3=False)
