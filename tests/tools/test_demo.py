@@ -32,7 +32,7 @@ def test_demo_at_a_reduced_size(tmp_path):
         'Average Precision  (AP) @[ IoU=0.50      | area=   all',
         'Picture:',
     ):
-        assert text in result.stdout, text
+        assert text in result.stdout + result.stderr, text
     assert (tmp_path / 'work/epoch_1.pth').is_file()
     assert isinstance(
         json.loads((tmp_path / 'work/predictions.bbox.json').read_text()), list
