@@ -15,6 +15,8 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
+from mmmeta.weights.errors import CheckpointError
+
 # Where to get the data sets that the configs use, and the folders they need.
 DATASETS = {
     'coco': (
@@ -74,8 +76,6 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         UserError: The config does not exist.
     """
-    import mmmeta  # noqa: F401  (makes mmseg:: bases and mmmeta:// weights known)
-
     if not osp.isfile(args.config):
         raise UserError(f'no config file {args.config}; see configs/')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -264,5 +264,5 @@ def run(main: Callable[[], None]) -> None:
         print('glibc keeps freed memory (MMMETA_MALLOC=0: it does not)', flush=True)
     try:
         main()
-    except UserError as error:
+    except (UserError, CheckpointError) as error:
         sys.exit(f'error: {error}')

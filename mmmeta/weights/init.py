@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, PretrainedInit, update_init_info
+from mmengine.model import PretrainedInit, update_init_info
 
 from mmmeta.weights import scheme  # noqa: F401  (makes mmmeta:// known to MMEngine)
 from mmmeta.weights.loading import load_backbone
@@ -13,14 +13,6 @@ if TYPE_CHECKING:
     from mmmeta.models.metaformer import MetaFormer
 
 _PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
-
-
-class _Model(BaseModule):
-    """Stands in for a model around the backbone, for MMEngine's bookkeeping."""
-
-    def __init__(self, backbone: 'MetaFormer') -> None:
-        super().__init__()
-        self.backbone = backbone
 
 
 def init_weights(module: 'MetaFormer', init_others: Callable[[], None]) -> None:
@@ -44,20 +36,21 @@ def init_weights(module: 'MetaFormer', init_others: Callable[[], None]) -> None:
     if module.is_init or not pretrained:
         init_others()
         return
-    if not hasattr(module, '_params_init_info'):
-        # MMEngine's outermost call reports what became of each parameter, and would
-        # do so before the weights are loaded.
-        _Model(module).init_weights()
-        return
-    module.init_cfg = [cfg for cfg in cfgs if cfg not in pretrained]
-    try:
-        init_others()
-    finally:
-        module.init_cfg = init_cfg
+    others = [cfg for cfg in cfgs if cfg not in pretrained]
+    # Inside a model MMEngine keeps account of what became of each parameter. A bare
+    # backbone with nothing else to do is spared its printing of the account.
+    in_model = hasattr(module, '_params_init_info')
+    if in_model or others:
+        module.init_cfg = others
+        try:
+            init_others()
+        finally:
+            module.init_cfg = init_cfg
     module.is_init = False  # should the loading fail, it may be tried again
     for cfg in pretrained:
         options = {key: value for key, value in cfg.items() if key != 'type'}
         report = load_backbone(module, **options)
         print_log(f'{type(module).__name__}: {report}', logger='current')
-        update_init_info(module, f'PretrainedInit: load from {report.source}')
+        if in_model:
+            update_init_info(module, f'PretrainedInit: load from {report.source}')
     module.is_init = True

@@ -19,10 +19,7 @@ def test_demo_at_a_reduced_size(tmp_path):
         *('--data', str(tmp_path / 'shapes'), '--num-train', '8', '--num-val', '3'),
         *('--work-dir', str(tmp_path / 'work'), '--images', '3'),
         *('--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1'),
-        *(
-            'train_dataloader.num_workers=0',
-            'train_dataloader.persistent_workers=False',
-        ),
+        'model.test_cfg.score_thr=0.0',  # so short a training finds nothing else
     ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -32,11 +29,9 @@ def test_demo_at_a_reduced_size(tmp_path):
         'Average Precision  (AP) @[ IoU=0.50      | area=   all',
         'Picture:',
     ):
-        assert text in result.stdout + result.stderr, text
+        assert text in result.stdout, text
     assert (tmp_path / 'work/epoch_1.pth').is_file()
-    assert isinstance(
-        json.loads((tmp_path / 'work/predictions.bbox.json').read_text()), list
-    )
+    assert json.loads((tmp_path / 'work/predictions.bbox.json').read_text())
     picture = cv2.imread(str(tmp_path / 'work/predictions.png'))
     assert picture.shape == (2 * 536, 4 * 512, 3)  # two rows of two pairs
     assert (picture[536:, 1024:] == 255).all()  # the fourth pair is blank

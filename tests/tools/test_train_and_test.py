@@ -159,6 +159,19 @@ def test_an_image_that_is_none_is_named(config, shapes, tmp_path):
     assert '000003.jpg' in result.stderr.splitlines()[-1]
 
 
+def test_weights_that_do_not_fit_get_one_line(config, tmp_path):
+    torch.save({'stages.0.downsample.conv.weight': torch.ones(1)}, tmp_path / 'w.pth')
+    child = tmp_path / 'child.py'
+    init = dict(_delete_=True, type='Pretrained', checkpoint=f'{tmp_path}/w.pth')
+    child.write_text(
+        f'_base_ = {str(config)!r}\nmodel = dict(backbone=dict(init_cfg={init}))\n'
+    )
+    result = tool('train.py', child, '--work-dir', tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(f'error: {tmp_path}/w.pth')
+    assert 'Traceback' not in result.stderr
+
+
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
