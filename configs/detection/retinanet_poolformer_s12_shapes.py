@@ -77,7 +77,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-max_epochs = 11
+max_epochs = 13
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
@@ -99,6 +99,8 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=10, norm_type=2),
 )
 auto_scale_lr = dict(base_batch_size=4)
+# So short a training depends on its luck: without a seed, AP50 varied by 0.2.
+randomness = dict(seed=103924416)
 default_hooks = dict(
     logger=dict(interval=25),
     checkpoint=dict(max_keep_ckpts=1),
