@@ -5,7 +5,7 @@ DEMO_ARGS ?=
 LOCK_ARGS ?=
 
 # Nothing of the caller's environments may leak into ours.
-unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
+unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH VIRTUAL_ENV CONDA_PREFIX
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint lock clean

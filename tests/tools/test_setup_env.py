@@ -1,7 +1,7 @@
-"""The checks of tools/setup_env.py, run for real, and its decisions."""
+"""The checks of tools/setup_checks.py and setup_env.py, run for real."""
 
 import fcntl
-import importlib.util
+import importlib
 import os
 import shutil
 import subprocess
@@ -17,13 +17,15 @@ echo '{"version": [3, 14, 0], "executable": "/fake/python3.14", "header": "/none
 """
 
 
-@pytest.fixture(scope='module')
-def setup_env(root):
-    file = root / 'tools/setup_env.py'
-    spec = importlib.util.spec_from_file_location('setup_env', file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def setup_checks(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / 'tools')
+    return importlib.import_module('setup_checks')
+
+
+@pytest.fixture
+def setup_env(setup_checks):
+    return importlib.import_module('setup_env')
 
 
 @pytest.fixture
@@ -31,7 +33,8 @@ def project(root, tmp_path):
     """A copy of what the set-up reads, with a .venv that was set up by it."""
     project = tmp_path / 'project'
     for name in (
-        *('Makefile', 'pyproject.toml', 'setup.py', 'tools/setup_env.py'),
+        *('Makefile', 'pyproject.toml', 'setup.py'),
+        *('tools/setup_env.py', 'tools/setup_checks.py'),
         *('requirements/pinned.txt', 'requirements/mmcv.txt'),
     ):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
@@ -142,19 +145,19 @@ def test_python_that_does_not_run(ready, tmp_path):
     assert f'PYTHON={python} does not run; expected Python 3.10' in done.stderr
 
 
-def test_python_is_searched_for(setup_env, tmp_path):
+def test_python_is_searched_for(setup_checks, tmp_path):
     """The first that fits is taken, shims that do not run are passed over."""
     new = script(tmp_path / 'new', PYTHON_314)
     shim = script(tmp_path / 'shim', '#!/bin/sh\nexit 127\n')
-    python, _ = setup_env.choose_python(None, [str(new), str(shim), sys.executable])
+    python, _ = setup_checks.choose_python(None, [str(new), str(shim), sys.executable])
     assert tuple(python['version']) == sys.version_info[:3]
 
-    python, (problem,) = setup_env.choose_python(None, [str(new), str(shim)])
+    python, (problem,) = setup_checks.choose_python(None, [str(new), str(shim)])
     assert python is None
     assert problem.startswith('found Python 3.14.0 (/fake/python3.14); expected Python')
     assert 'apt install python3.11' in problem and 'make PYTHON=' in problem
 
-    _, (problem,) = setup_env.choose_python(None, [])
+    _, (problem,) = setup_checks.choose_python(None, [])
     assert problem.startswith('found Python nowhere; expected')
 
 
@@ -167,34 +170,36 @@ def test_python_once_chosen_stays(project, setup_env, monkeypatch):
     assert python['version'] == [3, 10, 99]
 
 
-def test_python_of_a_venv_is_the_one_that_made_it(setup_env, tmp_path):
+def test_python_of_a_venv_is_the_one_that_made_it(setup_checks, tmp_path):
     """.venv is emptied before it is made again, so its own Python cannot do that."""
     subprocess.run(
         [sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'venv'], check=True
     )
-    python = setup_env.probe_python(tmp_path / 'venv/bin/python')
+    python = setup_checks.probe_python(tmp_path / 'venv/bin/python')
     assert tmp_path not in Path(python['executable']).parents
-    assert setup_env.probe_python(python['executable']) == python
+    assert setup_checks.probe_python(python['executable']) == python
 
 
-def test_python_without_headers_and_venv(setup_env):
+def test_python_without_headers_and_venv(setup_checks):
     python = {'version': [3, 11, 2], 'executable': '/x', 'header': '/none', 'venv': 0}
-    venv, headers = setup_env.python_problems(python)
+    venv, headers = setup_checks.python_problems(python)
     assert 'apt install python3.11-venv' in venv
     assert 'expected /none' in headers and 'apt install python3.11-dev' in headers
 
 
-def test_disk(setup_env, tmp_path):
-    assert setup_env.check_disk([(tmp_path, 0.0), (tmp_path / 'to/be', 0.0)]) == []
+def test_disk(setup_checks, tmp_path):
+    assert setup_checks.check_disk([(tmp_path, 0.0), (tmp_path / 'to/be', 0.0)]) == []
     # Needs on one file system are added up.
     free = shutil.disk_usage(tmp_path).free / 2**30
     needs = [(tmp_path, free * 0.7), (tmp_path / 'to/be', free * 0.7)]
-    (problem,) = setup_env.check_disk(needs)
+    (problem,) = setup_checks.check_disk(needs)
     assert f'expected {free * 1.4:.1f}: make room' in problem
 
 
-def test_disk_is_checked_before_anything_is_made(project, setup_env, monkeypatch):
-    monkeypatch.setattr(setup_env, 'CACHE_GIB', 10**9)
+def test_disk_is_checked_before_anything_is_made(
+    project, setup_env, setup_checks, monkeypatch
+):
+    monkeypatch.setattr(setup_checks, 'CACHE_GIB', 10**9)
     monkeypatch.delenv('PYTHON', raising=False)
     shutil.rmtree(project / '.venv')
     with pytest.raises(setup_env.SetupError, match=r'free for .*; expected 100000'):
@@ -202,8 +207,8 @@ def test_disk_is_checked_before_anything_is_made(project, setup_env, monkeypatch
     assert not (project / '.venv').exists()
 
 
-def test_not_writable(setup_env):
-    (problem,) = setup_env.check_writable([Path('/proc/mmmeta')])
+def test_not_writable(setup_checks):
+    (problem,) = setup_checks.check_writable([Path('/proc/mmmeta')])
     assert problem.startswith('cannot write to /proc (')
 
 
