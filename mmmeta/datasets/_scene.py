@@ -19,6 +19,21 @@ from mmmeta.datasets._drawing import (
 # a class-folder reader (which sorts the folder names) gives to the class.
 CLASSES: tuple[str, ...] = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
 
+# The colour, BGR, that a class tends to: as with things in photographs, colour tells
+# something about the class, and shape the rest.
+CLASS_COLORS = np.float32(
+    [
+        (60, 60, 215),  # circle: red
+        (210, 90, 50),  # cross: blue
+        (60, 170, 50),  # ring: green
+        (45, 205, 225),  # square: yellow
+        (190, 60, 165),  # star: purple
+        (215, 215, 80),  # triangle: cyan
+    ]
+)
+# Share of a colour that is the class's, drawn for each instance.
+CLASS_SHARE = (0.1, 0.9)
+
 MIN_SIZE = 64
 # How many instances are tried, and how many have to find a place.
 MIN_INSTANCES, MAX_INSTANCES, MIN_PLACED = 3, 8, 2
@@ -127,9 +142,14 @@ def _layout(rng: np.random.Generator, size: int) -> tuple[list[_Instance], np.nd
     return placed, owner
 
 
-def _pick_colors(rng: np.random.Generator, around: np.ndarray) -> np.ndarray:
+def _pick_colors(
+    rng: np.random.Generator, label: int, around: np.ndarray
+) -> np.ndarray:
     """A pair of colours that stands out from the pixels ``around`` (n, 3)."""
     pairs = color_pairs(rng, 16, (5, 30))
+    share = rng.uniform(*CLASS_SHARE, (len(pairs), 1, 1)).astype(np.float32)
+    pairs += share * (CLASS_COLORS[label] - pairs.mean(1, keepdims=True))
+    pairs = np.clip(pairs, 0, 255)
     colors = np.concatenate([pairs, pairs.mean(1, keepdims=True)], 1)
     gap = colors[:, :, None] - around
     distance = np.sqrt(gap**2 @ COLOR_WEIGHTS).min(1)
@@ -147,7 +167,7 @@ def _paint(rng: np.random.Generator, image: np.ndarray, instance: _Instance) -> 
     alpha = np.ascontiguousarray(instance.alpha[here])
     band = (cv2.dilate(alpha, np.ones((5, 5))) > 0) & (alpha < 0.5)
     around = image[there][band]
-    pair = _pick_colors(rng, around[:: max(1, len(around) // 100)])
+    pair = _pick_colors(rng, instance.label, around[:: max(1, len(around) // 100)])
     fill = colorize(texture(rng, *alpha.shape), pair)
     image[there] += cv2.merge([alpha] * 3) * (fill - image[there])
 

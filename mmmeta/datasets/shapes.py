@@ -33,7 +33,7 @@ SPLITS = ('train', 'val')
 BACKGROUND = len(CLASSES) + 1
 JPEG_QUALITY = 95
 # To be raised whenever the same parameters begin to give other files.
-FORMAT, FORMAT_VERSION = 'mmmeta-shapes', 1
+FORMAT, FORMAT_VERSION = 'mmmeta-shapes', 2
 AREAS = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, float('inf'))}
 
 _OUR_FILES = re.compile(

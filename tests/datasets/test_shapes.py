@@ -148,7 +148,7 @@ def test_outlines_can_be_seen(scenes):
     assert np.quantile(contrasts, 0.05) > 30
 
 
-def test_color_does_not_tell_the_class(scenes):
+def test_color_hints_at_the_class_and_does_not_tell_it(scenes):
     colors = np.array(
         [scene.image[mask].mean(0) for scene in scenes for mask in scene.masks]
     )
@@ -158,7 +158,8 @@ def test_color_does_not_tell_the_class(scenes):
         [colors[:half][labels[:half] == k].mean(0) for k in range(len(CLASSES))]
     )
     distances = np.linalg.norm(colors[half:, None] - means, axis=2)
-    assert (distances.argmin(1) == labels[half:]).mean() < 0.3
+    known = (distances.argmin(1) == labels[half:]).mean()
+    assert 0.4 < known < 0.75
 
 
 # -- annotations ------------------------------------------------------------
