@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmmeta.models.arch import Arch, resolve_arch
+from mmmeta.models.arch import Arch
 from mmmeta.models.metaformer import MetaFormer
+from mmmeta.models.token_mixers import Attention
 from mmmeta.registry import MODELS
 
 
@@ -56,6 +57,7 @@ IDENTITY = dict(type='Identity')
 SEP_CONV = dict(type='SepConv')
 ATTENTION = dict(type='Attention', head_dim=32)
 ATTENTION_MODES = ('global', 'window', 'hybrid')
+HYBRID_PERIOD = 4  # every fourth block of a hybrid attends to the whole map
 
 
 @MODELS.register_module()
@@ -219,19 +221,33 @@ class UniFormer(MetaFormer):
         token_mixer: Mapping | Sequence[Mapping] | None = None,
         **kwargs: Any,
     ) -> None:
+        super().__init__(arch, token_mixer=token_mixer, **kwargs)
+        if token_mixer is None:
+            self.set_attention(attention, window_size)
+
+    def set_attention(self, attention: str, window_size: int = 14) -> None:
+        """Switch what stage 3 attends to, in a model that may have its weights.
+
+        Args:
+            attention: 'global', 'window' or 'hybrid', as for the class.
+            window_size: Side of the windows in positions. Default: 14.
+
+        Raises:
+            ValueError: An unknown mode, or a window that is not positive.
+        """
         if attention not in ATTENTION_MODES:
             raise ValueError(
                 f'unknown attention {attention!r}; choose from {ATTENTION_MODES}'
             )
-        if token_mixer is None:
-            row = resolve_arch(arch, self.archs, self.base, self.family)
-            first, second, third, fourth = row.token_mixer
-            if attention != 'global':
-                window = dict(third, window_size=window_size)
-                # Every fourth block of a hybrid stays global.
-                third = window if attention == 'window' else [*[window] * 3, third]
-            token_mixer = (first, second, third, fourth)
-        super().__init__(arch, token_mixer=token_mixer, **kwargs)
+        if window_size < 1:
+            raise ValueError(f'window_size must be positive, got {window_size}')
+        blocks = [block for stage in self.stages[2:3] for block in stage.blocks]
+        for i, block in enumerate(blocks):
+            everything = attention == 'global' or (
+                attention == 'hybrid' and i % HYBRID_PERIOD == HYBRID_PERIOD - 1
+            )
+            if isinstance(block.token_mixer, Attention):
+                block.token_mixer.window_size = None if everything else window_size
 
 
 FAMILIES: tuple[type[MetaFormer], ...] = (

@@ -4,6 +4,8 @@ All modules take and return tensors of shape (B, C, H, W), float32, bfloat16 or
 float16, in any memory format.
 """
 
+import functools
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -94,8 +96,13 @@ def build_norm(cfg: Mapping | None, dim: int) -> nn.Module:
     return NORMS[kind](dim, **kwargs)
 
 
+FLOAT16_MAX = torch.finfo(torch.float16).max
+
+
 class StarReLU(nn.Module):
     """`scale * relu(x) ** 2 + bias` with two learned scalars (2210.13452, eq. 3).
+
+    In float16 the result is clipped to the finite range; training so warns once.
 
     Args:
         scale: Initial scale. Default: 1.0, as in the reference.
@@ -109,9 +116,24 @@ class StarReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
-        if x.dtype == torch.float16:
-            x = x.float()  # the square of anything over 255 is infinite in float16
-        return torch.addcmul(self.bias, self.scale, x.square())
+        if x.dtype != torch.float16:
+            return torch.addcmul(self.bias, self.scale, x.square())
+        # The square of anything over 255 is infinite in float16, and the layer behind
+        # would make NaN of it: square in float32, and come back to the finite range.
+        if self.training and not torch.compiler.is_compiling():
+            _warn_of_float16()
+        x = torch.addcmul(self.bias.float(), self.scale.float(), x.float().square())
+        return x.clamp(-FLOAT16_MAX, FLOAT16_MAX).to(torch.float16)
+
+
+@functools.cache  # once a process
+def _warn_of_float16() -> None:
+    warnings.warn(
+        'StarReLU squares its input, and float16 ends at 65504: what is beyond is '
+        'clipped. Large models are known to diverge so; bfloat16 (AmpOptimWrapper with '
+        "dtype='bfloat16') has the range",
+        stacklevel=3,
+    )
 
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {

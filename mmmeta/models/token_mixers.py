@@ -215,7 +215,10 @@ class Attention(nn.Module):
 def pad_to_multiple(x: Tensor, size: int) -> Tensor:
     """Pad (B, C, H, W) with zeros at the right and lower border."""
     bottom, right = -x.shape[2] % size, -x.shape[3] % size
-    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+    # One graph for every size, where graphs are made; else no needless copy.
+    if torch.compiler.is_compiling() or bottom or right:
+        return F.pad(x, (0, right, 0, bottom))
+    return x
 
 
 def partition(x: Tensor, size: int | None) -> Tensor:
@@ -251,7 +254,8 @@ def merge(tokens: Tensor, size: int | None, shape: Sequence[int]) -> Tensor:
     dim = tokens.shape[-1]
     if size is None:
         return tokens.view(batch, height, width, dim).permute(0, 3, 1, 2)
-    rows, columns = -(-height // size), -(-width // size)
+    # Not -(-height // size): ONNX rounds that division towards zero.
+    rows, columns = (height + size - 1) // size, (width + size - 1) // size
     x = tokens.view(batch, rows, columns, size, size, dim).transpose(2, 3)
     x = x.reshape(batch, rows * size, columns * size, dim).permute(0, 3, 1, 2)
     return x[:, :, :height, :width]

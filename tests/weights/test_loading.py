@@ -7,7 +7,7 @@ from mmengine.runner.checkpoint import load_checkpoint as mmengine_load
 from torch import nn
 
 import mmmeta
-from mmmeta.models import PoolFormer
+from mmmeta.models import PoolFormer, UniFormer
 from mmmeta.weights import CheckpointError, load_backbone, load_checkpoint
 from mmmeta.weights.adapt import adapt_input_channels
 from mmmeta.weights.state import parse, to_layout
@@ -158,6 +158,18 @@ def test_layer_scale_on_one_side_only(has):
     )
     with pytest.raises(CheckpointError, match=side):
         load_backbone(target, source.state_dict())
+
+
+@pytest.mark.parametrize('arch', ['base', 'base_ls'])
+def test_layer_scale_of_uniformer_is_refused_or_missed(arch, golden):
+    official = golden('uniformer_base_ls').checkpoint()
+    if arch == 'base_ls':
+        official = {k: v for k, v in official.items() if 'gamma_' not in k}
+        message = 'model has layer scale and the checkpoint'
+    else:
+        message = 'checkpoint has layer scale and the model'
+    with pytest.raises(CheckpointError, match=message):
+        load_backbone(UniFormer(arch), official)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
