@@ -1,0 +1,27 @@
+"""RetinaNet with PoolFormer: the model alone.
+
+Source: sail-sg/poolformer, detection/configs (2111.11418, section 4.2).
+"""
+
+_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
+
+model = dict(
+    _scope_='mmdet',  # so that it builds from any scope, as mmengine.hub does it
+    backbone=dict(
+        _delete_=True,
+        type='mmmeta.PoolFormer',
+        arch='s12',
+        # The FPN starts at stage 2, so the first output's norm would be unused.
+        fork_last3=True,
+        drop_path_rate=0.0,
+        init_cfg=dict(
+            type='Pretrained', checkpoint='mmmeta://poolformer_s12.sail_in1k'
+        ),
+    ),
+    neck=dict(
+        in_channels=[64, 128, 320, 512],
+        start_level=1,
+        add_extra_convs='on_input',
+        num_outs=5,
+    ),
+)

@@ -1,0 +1,66 @@
+"""Mask R-CNN, PoolFormer-S12, on the embedded shapes, boxes and masks.
+
+From random weights, on a CPU:
+    python -m mmmeta.datasets --root data/shapes
+    python tools/train.py configs/detection/mask_rcnn_poolformer_s12_shapes.py
+"""
+
+_base_ = ['../_base_/mask_rcnn_poolformer.py', '../_base_/shapes_detection.py']
+
+num_classes = 6
+width = 128  # channels of neck and heads; MMDetection's are 256
+norm_cfg = dict(type='GN', num_groups=16)
+
+model = dict(
+    backbone=dict(init_cfg=None),
+    # Without pretrained weights, norms in the neck and the heads are what lets a
+    # detector start to learn within minutes; narrower, they cost a CPU less.
+    neck=dict(out_channels=width, norm_cfg=norm_cfg, num_outs=4),
+    # Objects measure 15 to 65 pixels; MMDetection's anchors begin at 32.
+    rpn_head=dict(
+        in_channels=width,
+        feat_channels=width,
+        anchor_generator=dict(scales=[4], ratios=[1.0], strides=[4, 8, 16, 32]),
+    ),
+    roi_head=dict(
+        # In images this small nearly every box would come from the first level.
+        bbox_roi_extractor=dict(out_channels=width, finest_scale=16),
+        bbox_head=dict(
+            type='ConvFCBBoxHead',
+            num_shared_convs=2,
+            num_shared_fcs=1,
+            in_channels=width,
+            conv_out_channels=width,
+            fc_out_channels=256,
+            num_classes=num_classes,
+            norm_cfg=norm_cfg,
+        ),
+        mask_roi_extractor=dict(out_channels=width, finest_scale=16),
+        mask_head=dict(
+            num_convs=2,
+            in_channels=width,
+            conv_out_channels=width,
+            num_classes=num_classes,
+            norm_cfg=norm_cfg,
+        ),
+    ),
+    # The few objects of an image need fewer proposals.
+    train_cfg=dict(
+        rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rcnn=dict(sampler=dict(num=32)),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
+)
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[1].with_mask = True
+test_pipeline = _base_.test_pipeline
+test_pipeline[2].with_mask = True
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(metric=['bbox', 'segm'])
+test_evaluator = val_evaluator
+
+# So that a run can be repeated; the result of so short a training depends on it.
+randomness = dict(seed=0)

@@ -1,0 +1,16 @@
+"""Mask R-CNN, PoolFormer-S24, COCO 1x: 40.1 box, 37.0 mask AP (sail-sg/poolformer).
+
+Batch size 16: on 8 GPUs 2 each.
+8 GPUs: bash tools/dist_train.sh configs/detection/mask_rcnn_poolformer_s24.py 8
+1 GPU:  python tools/train.py configs/detection/mask_rcnn_poolformer_s24.py \
+            --auto-scale-lr
+"""
+
+_base_ = '../_base_/mask_rcnn_poolformer_coco_1x.py'
+
+model = dict(
+    backbone=dict(
+        arch='s24',
+        init_cfg=dict(checkpoint='mmmeta://poolformer_s24.sail_in1k'),
+    )
+)
