@@ -1,0 +1,9 @@
+"""Semantic FPN, UniFormer-S h14, ADE20K 80k: 46.3 mIoU (Sense-X/UniFormer).
+
+Batch size 32: on 8 GPUs 4 each.
+8 GPUs: bash tools/dist_train.sh configs/segmentation/semantic_fpn_uniformer_small.py 8
+1 GPU:  python tools/train.py configs/segmentation/semantic_fpn_uniformer_small.py \
+            --auto-scale-lr
+"""
+
+_base_ = '../_base_/semantic_fpn_uniformer_ade20k_80k.py'

@@ -1,0 +1,15 @@
+"""Semantic FPN, UniFormer-S h32, ADE20K 80k: 46.2 mIoU (Sense-X/UniFormer).
+
+For the test only, with the weights of semantic_fpn_uniformer_small_global.py.
+Stage 3 attends within windows of 32x32 positions, every fourth block to all.
+8 GPUs: bash tools/dist_test.sh \
+            configs/segmentation/semantic_fpn_uniformer_small_global_test_h32.py \
+            CHECKPOINT 8
+1 GPU:  python tools/test.py \
+            configs/segmentation/semantic_fpn_uniformer_small_global_test_h32.py \
+            CHECKPOINT
+"""
+
+_base_ = 'semantic_fpn_uniformer_small_global.py'
+
+model = dict(backbone=dict(attention='hybrid', window_size=32))

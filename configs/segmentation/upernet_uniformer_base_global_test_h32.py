@@ -1,0 +1,16 @@
+"""UPerNet, UniFormer-B h32, ADE20K 160k: 49.5 mIoU (Sense-X/UniFormer).
+
+50.7 at six scales with flips.
+For the test only, with the weights of upernet_uniformer_base_global.py.
+Stage 3 attends within windows of 32x32 positions, every fourth block to all.
+8 GPUs: bash tools/dist_test.sh \
+            configs/segmentation/upernet_uniformer_base_global_test_h32.py \
+            CHECKPOINT 8
+1 GPU:  python tools/test.py \
+            configs/segmentation/upernet_uniformer_base_global_test_h32.py \
+            CHECKPOINT
+"""
+
+_base_ = 'upernet_uniformer_base_global.py'
+
+model = dict(backbone=dict(attention='hybrid', window_size=32))
