@@ -1,0 +1,279 @@
+"""Every config runs: two training steps, a checkpoint, and a test with its metric.
+
+A config is reduced in data, image size, number of steps and, in two-stage detectors,
+regions of an image; its model, losses, optimizer, schedules, samplers, hooks and metric
+stay its own. The weights are random.
+"""
+
+import functools
+import gc
+import json
+import math
+from pathlib import Path
+
+import mmengine.runner.runner
+import pytest
+import torch
+import yaml
+from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
+from mmengine.utils import ManagerMixin
+
+from mmmeta.datasets import make_shapes
+from mmmeta.launch import build_runner, check_data
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = [
+    path.relative_to(ROOT).as_posix()
+    for path in sorted((ROOT / 'configs').glob('*/*.py'))
+    if path.parent.name != '_base_'
+]
+QUICK = {
+    'configs/detection/retinanet_poolformer_s12.py',
+    'configs/segmentation/semantic_fpn_poolformer_s12.py',
+    'configs/classification/poolformer_s12.py',
+}
+STEPS, BATCH, TEST_IMAGES, REGIONS = 2, 2, 2, 16
+# What the sides of images are divided by: 1333x800; 512x512; 224x224 and 384x384.
+FACTORS = {'mmdet': 12, 'mmseg': 8, 'mmpretrain': 4}
+
+# It asks compilers and libraries for their versions, which takes a second.
+collect_env = functools.cache(mmengine.runner.runner.collect_env)
+
+
+def test_the_sweep_is_complete():
+    kinds = ('detection', 'segmentation', 'classification')
+    metafiles = [ROOT / 'configs' / kind / 'metafile.yml' for kind in kinds]
+    models = [m for f in metafiles for m in yaml.safe_load(f.read_text())['Models']]
+    assert len(CONFIGS) == len(models) >= 98
+    assert set(CONFIGS) == {model['Config'] for model in models} >= QUICK
+
+
+# -- the data: a folder `data` as the configs expect it ---------------------------
+
+
+def write_coco(shapes: Path, root: Path) -> None:
+    """COCO's files and 80 categories; the shapes' are the first six."""
+    from mmdet.datasets import CocoDataset
+
+    names = CocoDataset.METAINFO['classes']
+    (root / 'annotations').mkdir(parents=True)
+    for split in ('train', 'val'):
+        (root / f'{split}2017').symlink_to(shapes / 'images' / split)
+        file = f'annotations/instances_{split}'
+        content = json.loads((shapes / f'{file}.json').read_text())
+        content['categories'] = [dict(id=k, name=n) for k, n in enumerate(names, 1)]
+        (root / f'{file}2017.json').write_text(json.dumps(content))
+
+
+def write_ade20k(shapes: Path, root: Path) -> None:
+    for ours, theirs in (('images', 'images'), ('semantic', 'annotations')):
+        (root / theirs).mkdir(parents=True)
+        (root / theirs / 'training').symlink_to(shapes / ours / 'train')
+        (root / theirs / 'validation').symlink_to(shapes / ours / 'val')
+
+
+def write_imagenet(shapes: Path, root: Path) -> None:
+    """ImageNet's folders; the lists of images spare it all but six of 1000 classes."""
+    (root / 'meta').mkdir(parents=True)
+    for split in ('train', 'val'):
+        (root / split).symlink_to(shapes / 'classes' / split)
+        lines = [
+            f'{image.parent.name}/{image.name} {label}\n'
+            for label, folder in enumerate(sorted((root / split).iterdir()))
+            for image in folder.iterdir()
+        ]
+        (root / f'meta/{split}.txt').write_text(''.join(lines))
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    """A folder where the relative paths in the configs lead to the embedded data."""
+    home = tmp_path_factory.mktemp('config_runs')
+    shapes = make_shapes(
+        home / 'data/shapes',
+        num_train=STEPS * BATCH,
+        num_val=TEST_IMAGES,
+        size=128,
+        progress=False,
+    )
+    write_coco(shapes, home / 'data/coco')
+    write_ade20k(shapes, home / 'data/ade/ADEChallengeData2016')
+    write_imagenet(shapes, home / 'data/imagenet')
+    yield home
+    gc.unfreeze()
+
+
+# -- the reduction ----------------------------------------------------------------
+
+
+def divided(value, factor: int):
+    """Pixels, or nested tuples and lists of them, divided."""
+    if isinstance(value, int):
+        return value // factor
+    return type(value)(divided(v, factor) for v in value)
+
+
+def shrink_pipeline(steps: list, factor: int) -> None:
+    """Divide the sizes in a pipeline and in those nested in it."""
+    for step in steps:
+        if isinstance(step, list):
+            shrink_pipeline(step, factor)
+            continue
+        for key in {'scale', 'scales', 'crop_size'} & set(step):
+            step[key] = divided(step[key], factor)
+        shrink_pipeline(step.get('transforms', []), factor)
+
+
+def shrink_model(model: ConfigDict, factor: int) -> None:
+    model.backbone.init_cfg = None  # no downloads
+    if 'size' in model.data_preprocessor:
+        model.data_preprocessor.size = divided(model.data_preprocessor.size, factor)
+    test_cfg = model.get('test_cfg') or {}
+    if test_cfg.get('mode') == 'slide':
+        # Smaller than the images, so that there is more than one window.
+        test_cfg.update(crop_size=(48, 48), stride=(32, 32))
+    # After two steps no score reaches the threshold, and without a single box
+    # MMDetection computes no metric.
+    for part in (test_cfg, test_cfg.get('rcnn', {})):
+        if 'score_thr' in part:
+            part.score_thr = 0.0
+    if 'roi_head' in model:
+        # With 512 regions of an image a box head of convolutions takes a minute.
+        rcnn = model.train_cfg.rcnn
+        for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
+            stage.sampler.num = REGIONS
+        test_cfg.rpn.max_per_img = test_cfg.rcnn.max_per_img = REGIONS
+
+
+def reduced(path: str) -> Config:
+    """The config at `path`, for STEPS steps on the few small images."""
+    cfg = Config.fromfile(ROOT / path)
+    # Its text is logged and written nine times; to make it pretty takes seconds.
+    cfg = Config(cfg.to_dict(), filename=cfg.filename, format_python_code=False)
+    factor = 2 if path.endswith('_shapes.py') else FACTORS[cfg.default_scope]
+    shrink_model(cfg.model, factor)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.update(num_workers=0, persistent_workers=False)
+        loader.batch_size = min(loader.batch_size, BATCH)
+        shrink_pipeline(loader.dataset.pipeline, factor)
+    if 'max_epochs' in cfg.train_cfg:
+        cfg.train_cfg.max_epochs = 1  # the images make STEPS batches
+    else:
+        cfg.train_cfg.max_iters = STEPS
+    cfg.train_cfg.val_begin = STEPS + 1  # the test that follows does the same
+    # The optimizer's state is two thirds of what is written.
+    cfg.default_hooks.checkpoint.save_optimizer = path in QUICK
+    cfg.load_from = None  # of the fine-tunes at 384x384: no downloads
+    cfg.randomness = dict(seed=0)
+    return cfg
+
+
+# -- the runs ---------------------------------------------------------------------
+
+
+class Record(Hook):
+    """Keeps the parameters from before the first step, and each step's losses."""
+
+    def before_train(self, runner):
+        named = runner.model.named_parameters()
+        self.start = {name: p.detach().clone() for name, p in named}
+        self.losses = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self.losses.append({name: value.item() for name, value in outputs.items()})
+
+
+class SameWeights(Hook):
+    """Checks that what is tested is what was saved, averages of weights included."""
+
+    def before_test_iter(self, runner, batch_idx, data_batch=None):
+        checkpoint = torch.load(runner._load_from, mmap=True, weights_only=False)
+        saved, loaded = checkpoint['state_dict'], runner.model.state_dict()
+        assert saved.keys() == loaded.keys()
+        assert all(torch.equal(saved[name], loaded[name]) for name in saved)
+
+
+@pytest.fixture
+def make_runner(home, tmp_path, monkeypatch):
+    """A function that builds a config's runner, of which nothing stays behind."""
+    monkeypatch.setattr(mmengine.runner.runner, 'collect_env', collect_env)
+    monkeypatch.chdir(home)
+    # Each data set has garbage collected. Spared: what was there before the runners.
+    gc.freeze()
+    names = []
+
+    def make(cfg: Config, name: str, hook: Hook):
+        gc.collect()  # runners, loops and hooks refer to each other
+        # MMEngine keeps loggers, visualizers and so on by name for the process.
+        names.append(f'{tmp_path.name}_{name}')
+        cfg.experiment_name = cfg.visualizer.name = names[-1]
+        cfg.work_dir = str(tmp_path / name)
+        runner = build_runner(cfg)
+        runner.register_hook(hook)
+        return runner
+
+    yield make
+    forget(ManagerMixin, names)
+    for checkpoint in tmp_path.rglob('*.pth'):
+        checkpoint.unlink()
+    gc.collect()
+
+
+def forget(manager: type[ManagerMixin], names: list[str]) -> None:
+    for name in names:
+        instance = manager._instance_dict.pop(name, None)
+        for handler in getattr(instance, 'handlers', []):
+            handler.close()
+    for child in manager.__subclasses__():
+        forget(child, names)
+
+
+def check_training(runner, record: Record) -> None:
+    assert runner.iter == len(record.losses) == STEPS
+    for losses in record.losses:
+        assert losses['loss'] > 0
+        assert all(math.isfinite(value) for value in losses.values()), losses
+    state = runner.optim_wrapper.optimizer.state
+    parameters = dict(runner.model.named_parameters())
+    trained = {name for name, p in parameters.items() if p.requires_grad}
+    # The optimizer has a state of those that got a gradient.
+    assert {name for name, p in parameters.items() if p in state} == trained
+    changed = {
+        name for name, p in parameters.items() if not torch.equal(p, record.start[name])
+    }
+    assert changed <= trained
+    # Not all: of blocks that drop path skipped, some have no weight decay, and the
+    # first steps of a warm-up are less than the rounding of a norm's ones.
+    assert len(changed) > 0.75 * len(trained)
+
+
+def check_metrics(cfg: Config, metrics: dict[str, float]) -> None:
+    if cfg.default_scope == 'mmdet':
+        kinds = ['bbox', 'segm'] if 'roi_head' in cfg.model else ['bbox']
+        names, most = [f'coco/{kind}_mAP' for kind in kinds], 1
+    else:
+        names, most = ['mIoU' if cfg.default_scope == 'mmseg' else 'accuracy/top1'], 100
+    for name in names:
+        assert 0 <= metrics[name] <= most, name
+
+
+SWEEP = [
+    pytest.param(path, id=path, marks=() if path in QUICK else pytest.mark.slow)
+    for path in CONFIGS
+]
+
+
+@pytest.mark.parametrize('path', SWEEP)
+def test_config_runs(path, make_runner):
+    cfg = reduced(path)
+    check_data(cfg, ('train_dataloader', 'val_dataloader', 'test_dataloader'))
+    record = Record()
+    runner = make_runner(cfg, 'train', record)
+    runner.train()
+    check_training(runner, record)
+    (checkpoint,) = Path(runner.work_dir).glob('*.pth')
+    del runner, record  # their memory is needed
+
+    cfg.load_from = str(checkpoint)
+    check_metrics(cfg, make_runner(cfg, 'test', SameWeights()).test())
