@@ -162,6 +162,19 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None) -> None:
         raise UserError(f'--show-dir: unknown default_scope {scope!r} in the config')
 
 
+def set_tta(cfg: Config) -> None:
+    """Test at several scales and flips, averaged, as the config's `tta_*` say.
+
+    Raises:
+        UserError: The config does not say how.
+    """
+    if not (cfg.get('tta_model') and cfg.get('tta_pipeline')):
+        raise UserError('--tta needs tta_model and tta_pipeline in the config')
+    for dataset in _dataset_cfgs(cfg.test_dataloader.dataset):
+        dataset.pipeline = cfg.tta_pipeline
+    cfg.model = dict(cfg.tta_model, module=cfg.model)
+
+
 def add_output(cfg: Config, out: str) -> None:
     """Write the test's predictions to `out`.
 

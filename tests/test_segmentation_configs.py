@@ -23,6 +23,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, PARAM_SCHEDULERS, init_default_scope
 from mmengine.runner import load_checkpoint
 
+from mmmeta import launch
 from mmmeta.weights.zoo import find
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -638,13 +639,13 @@ def test_a_training_step(name):
 
 
 def test_the_augmented_test_averages_probabilities(scene):
-    """What MMSegmentation's tools/test.py does with --tta."""
     cfg = small('upernet_poolformer_s12')
-    cfg.tta_model.module = cfg.model
+    launch.set_tta(cfg)
+    assert cfg.test_dataloader.dataset.pipeline == cfg.tta_pipeline
     scales = cfg.tta_pipeline[1].transforms[0]
     del scales[2:]  # the larger ones cost much
     init_default_scope('mmseg')
-    model = MODELS.build(cfg.tta_model).eval()
+    model = MODELS.build(cfg.model).eval()
     data = transform(cfg.tta_pipeline, scene(60, 80))
     batch = {key: [[value] for value in values] for key, values in data.items()}
     with torch.no_grad():

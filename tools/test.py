@@ -20,6 +20,11 @@ def main() -> None:
         '--show', action='store_true', help='show predictions in a window'
     )
     parser.add_argument('--show-dir', help='write pictures of predictions here')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="average over the scales and flips of the config's tta_pipeline",
+    )
     args = parser.parse_args()
 
     cfg = launch.load_config(args)
@@ -28,6 +33,8 @@ def main() -> None:
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         launch.set_visualization(cfg, args.show, args.show_dir)
+    if args.tta:
+        launch.set_tta(cfg)
     if args.out:
         launch.add_output(cfg, args.out)
     launch.check_data(cfg, ('test_dataloader',))

@@ -4,8 +4,8 @@ Source: MMSegmentation's base for ADE20K, as the published recipes use it. They 
 the data set 50 times, so that workers are not restarted each epoch; the infinite
 sampler of MMSegmentation 1 has no epochs.
 
-`--tta` of MMSegmentation's own tools/test.py tests at six scales, each plain and
-flipped, and averages the probabilities.
+`tools/test.py --tta` tests at six scales, each plain and flipped, and averages the
+probabilities.
 """
 
 _base_ = [

@@ -98,8 +98,8 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3, weight_decay=0.05, fused=True),
-    # Scales have far to go from random weights, layer scale from 1e-5: at the common
-    # rate they would use up most of this short training.
+    # The training is short: layer scale, which starts at 1e-5, and the norms' scales
+    # learn faster than the rest.
     paramwise_cfg=dict(
         custom_keys={
             'norm': dict(lr_mult=10.0, decay_mult=0.0),

@@ -16,12 +16,12 @@ from mmmeta.models.layers import FLOAT16_MAX, StarReLU, _warn_of_float16
 
 STEPS = 200
 BATCH = 4
-SIZE = 64  # pixels
+SIZE = 48  # pixels
 
 
 @pytest.fixture(scope='module')
 def data(shapes: Path) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, 64, 64), normalised, and semantic maps (N, 64, 64)."""
+    """Images (N, 3, SIZE, SIZE), normalised, and semantic maps (N, SIZE, SIZE)."""
     images, maps = [], []
     for path in sorted((shapes / 'images/train').glob('*')):
         images.append(cv2.resize(cv2.imread(str(path)), (SIZE, SIZE)))

@@ -188,6 +188,7 @@ def test_weights_that_do_not_fit_get_one_line(config, tmp_path):
         (['train.py', CONFIG, '--amp'], '--amp needs a GPU'),
         (['train.py', CONFIG, '--resume', 'none.pth'], 'no checkpoint none.pth'),
         (['test.py', CONFIG, 'none.pth'], 'no checkpoint none.pth'),
+        (['test.py', CONFIG, CONFIG, '--tta'], '--tta needs tta_model'),
         (
             ['test.py', CONFIG, ROOT / 'README.md', '--out', 'found.json'],
             '--out must end in .pkl or .pickle, got found.json',
