@@ -367,6 +367,13 @@ def test_learning_rates(name, lr, steps, epochs):
         assert rates[step] == pytest.approx(rate, rel=1e-6), step
 
 
+@pytest.mark.parametrize('name', OF_METHOD['retinanet'])
+def test_retinanet_neck(name):
+    neck = load(name).model.neck
+    assert (neck.start_level, neck.add_extra_convs) == (1, 'on_input')
+    assert (neck.out_channels, neck.num_outs) == (256, 5)
+
+
 @pytest.mark.parametrize('name', OF_METHOD['mask_rcnn'])
 def test_mask_rcnn_heads(name):
     model = load(name).model
