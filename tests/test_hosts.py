@@ -135,3 +135,35 @@ def test_ddp_finds_no_unused_parameter(one_process):
     train(fork_last3=True)
     with pytest.raises(RuntimeError, match='Expected to have finished reduction'):
         train(fork_last3=False)
+
+
+def test_regions_are_cut_from_the_right_places():
+    """mmcv's RoIAlign takes CPU memory for (B, C, H, W) and does not look."""
+    from mmcv.ops import RoIAlign
+
+    backbone = MODELS.build(dict(type='mmmeta.PoolFormer', arch='s12')).eval()
+    with torch.no_grad():
+        maps = backbone(torch.randn(2, 3, 64, 96))
+    boxes = torch.tensor([[0.0, 0, 0, 64, 32], [1.0, 32, 16, 96, 64]])
+    align = RoIAlign(4, spatial_scale=1 / 4, sampling_ratio=2)
+    # One position at a time, by the definition: the mean of four bilinear samples.
+    found = align(maps[0], boxes)
+    for k, (image, left, top, right, bottom) in enumerate(boxes.tolist()):
+        width, height = (right - left) / 4, (bottom - top) / 4
+        steps = (torch.arange(8) + 0.5) / 8
+        x = left / 4 - 0.5 + steps * width
+        y = top / 4 - 0.5 + steps * height
+        rows, columns = maps[0].shape[2:]
+        # RoIAlign holds the border's value outside of the map.
+        grid = torch.stack(
+            [
+                (2 * x.clamp(0, columns - 1) / (columns - 1) - 1).expand(8, 8),
+                (2 * y.clamp(0, rows - 1) / (rows - 1) - 1)[:, None].expand(8, 8),
+            ],
+            -1,
+        )
+        sampled = torch.nn.functional.grid_sample(
+            maps[0][int(image)][None], grid[None], align_corners=True
+        )
+        expected = torch.nn.functional.avg_pool2d(sampled, 2)
+        torch.testing.assert_close(found[k], expected[0], atol=1e-4, rtol=1e-4)

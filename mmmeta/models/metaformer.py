@@ -299,7 +299,8 @@ class MetaFormer(BaseModule):
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if self.fork_feat and i in self.out_indices:
-                outs.append(getattr(self, f'norm{i}')(x))
+                # mmcv's RoIAlign does not look at the strides of a map on a CPU.
+                outs.append(getattr(self, f'norm{i}')(x).contiguous())
         return tuple(outs) if self.fork_feat else (self.norm(x),)
 
     def train(self, mode: bool = True) -> 'MetaFormer':
