@@ -30,4 +30,4 @@ model = dict(
 )
 
 # So that a run can be repeated; the result of so short a training depends on it.
-randomness = dict(seed=0)
+randomness = dict(seed=103924416)

@@ -15,7 +15,7 @@ from mmmeta.models import FAMILIES
 from mmmeta.models.layers import FLOAT16_MAX, StarReLU, _warn_of_float16
 
 STEPS = 200
-BATCH = 4
+BATCH = 2
 SIZE = 48  # pixels
 
 
