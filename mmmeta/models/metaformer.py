@@ -130,8 +130,8 @@ class MetaFormer(BaseModule):
 
     Takes images (B, 3, H, W) with H, W >= 32, divisible by 32 or not, and returns
     a tuple of maps. With `fork_feat`, feature i is (B, dims[i], H_i, W_i) at
-    stride 4, 8, 16, 32; without, the one last map, normalised where the family's
-    classifier expects that.
+    stride 4, 8, 16, 32, in contiguous memory; without, the one last map,
+    normalised where the family's classifier expects that.
 
     Args:
         arch: For a family (`PoolFormer`, ...) the size, such as 's12'; for
