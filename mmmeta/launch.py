@@ -6,7 +6,6 @@ MMDetection, MMSegmentation and MMPretrain is looked up by the config's
 """
 
 import argparse
-import ctypes
 import os
 import os.path as osp
 import sys
@@ -15,6 +14,8 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
+from mmmeta.allocator import tune_allocator
+from mmmeta.errors import UserError
 from mmmeta.weights.errors import CheckpointError
 
 # Where to get the data sets that the configs use, and the folders they need.
@@ -34,12 +35,6 @@ DATASETS = {
     ),
     'shapes': 'the embedded data set: python -m mmmeta.datasets --root data/shapes',
 }
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
-
-
-class UserError(Exception):
-    """A wrong argument or a missing file: shown as one line, without a traceback."""
 
 
 def parser_for(description: str) -> argparse.ArgumentParser:
@@ -248,27 +243,6 @@ def build_runner(cfg: Config) -> Any:
     from mmengine.runner import Runner
 
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-
-
-def tune_allocator() -> bool:
-    """Let glibc keep freed memory, which makes training on a CPU faster.
-
-    It would return each large buffer to the system and get the next one page by
-    page. With this, a process keeps the memory of its peak until it ends. Left alone
-    are machines with a GPU, where it changes nothing, users' own settings
-    (`MALLOC_*`, `GLIBC_TUNABLES`), and runs with MMMETA_MALLOC=0.
-
-    Returns:
-        Whether the setting was made.
-    """
-    own = any(k.startswith(('MALLOC_', 'GLIBC_TUNABLES')) for k in os.environ)
-    gpu = osp.exists('/dev/nvidiactl')
-    if own or gpu or os.environ.get('MMMETA_MALLOC') == '0':
-        return False
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-    if mallopt is None:  # not glibc
-        return False
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def run(main: Callable[[], None]) -> None:
