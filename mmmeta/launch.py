@@ -15,7 +15,7 @@ from typing import Any
 from mmengine.config import Config, DictAction
 
 from mmmeta.allocator import tune_allocator
-from mmmeta.errors import UserError
+from mmmeta.errors import UserError, require
 from mmmeta.weights.errors import CheckpointError
 
 # Where to get the data sets that the configs use, and the folders they need.
@@ -127,6 +127,20 @@ def set_resume(cfg: Config, resume: str) -> None:
     if not osp.isfile(resume):
         raise UserError(f'--resume: no checkpoint {resume}')
     cfg.load_from = resume
+
+
+def set_tensorboard(cfg: Config) -> None:
+    """Write what is logged for TensorBoard too, beside MMEngine's own files.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+    require('tensorboard', 'tensorboard', '--tensorboard')
+    visualizer = cfg.get('visualizer') or dict(type='Visualizer')
+    backends = visualizer.get('vis_backends') or [dict(type='LocalVisBackend')]
+    if all(backend['type'] != 'TensorboardVisBackend' for backend in backends):
+        backends = [*backends, dict(type='TensorboardVisBackend')]
+    cfg.visualizer = dict(visualizer, vis_backends=backends)
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None) -> None:

@@ -22,6 +22,11 @@ def main() -> None:
         action='store_true',
         help='scale the learning rate to the batch size of this run',
     )
+    parser.add_argument(
+        '--tensorboard',
+        action='store_true',
+        help='write what is logged for TensorBoard too, into vis_data/',
+    )
     args = parser.parse_args()
 
     cfg = launch.load_config(args)
@@ -31,6 +36,8 @@ def main() -> None:
         launch.set_auto_scale_lr(cfg)
     if args.resume:
         launch.set_resume(cfg, args.resume)
+    if args.tensorboard:
+        launch.set_tensorboard(cfg)
     launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
     launch.build_runner(cfg).train()
 

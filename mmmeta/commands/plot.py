@@ -1,0 +1,70 @@
+"""`mmmeta plot WORK_DIR...`: curves of training logs."""
+
+import argparse
+from pathlib import Path
+
+from mmmeta.errors import UserError
+
+FORMATS = ('.png', '.svg')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        'work_dir',
+        nargs='+',
+        help='work folder of a training; several are drawn in one figure',
+    )
+    parser.add_argument(
+        '--out',
+        default='curves',
+        help='what to write: NAME.png, NAME.svg, or both for a bare NAME '
+        '(default: curves)',
+    )
+    parser.add_argument(
+        '--keys',
+        nargs='+',
+        metavar='KEY',
+        default=[],
+        help="what to draw, with wildcards, such as 'loss*' (default: losses, learning "
+        'rate, AP, mIoU, top-1 accuracy)',
+    )
+    parser.add_argument(
+        '--smooth',
+        type=int,
+        metavar='N',
+        help='logged values whose mean is drawn, 1: each one (default: a twentieth of '
+        'the log)',
+    )
+    parser.add_argument(
+        '--log', action='store_true', help='logarithmic losses and learning rates'
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from mmmeta.plot import choose_keys, draw, read_run, save
+
+    if args.smooth is not None and args.smooth < 1:
+        raise UserError(f'--smooth {args.smooth}: expected 1 or more logged values')
+    runs = [
+        read_run(folder, name)
+        for folder, name in zip(args.work_dir, _names(args.work_dir), strict=True)
+    ]
+    figure = draw(runs, choose_keys(runs, args.keys), args.smooth, args.log)
+    for file in _files(args.out):
+        save(figure, file)
+        print(f'wrote {file}')
+    return 0
+
+
+def _names(folders: list[str]) -> list[str]:
+    """The last parts of the paths, or the paths where two would be called alike."""
+    names = [Path(folder).resolve().name for folder in folders]
+    return names if len({*names}) == len(names) else folders
+
+
+def _files(out: str) -> list[Path]:
+    if out.endswith(FORMATS):
+        return [Path(out)]
+    if Path(out).is_dir():
+        raise UserError(f'--out {out} is a folder; expected the name of a picture')
+    return [Path(out + suffix) for suffix in FORMATS]
