@@ -1,0 +1,35 @@
+"""`mmmeta doctor`: what is wrong with this installation, and what mends it."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+COLOURS = {'ok': 32, 'warning': 33, 'problem': 31, '-': 2}  # of ANSI terminals
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--json', action='store_true', help='print JSON')
+
+
+def run(args: argparse.Namespace) -> int:
+    from mmmeta.doctor import examine
+
+    findings = examine()
+    problems = sum(finding.mark == 'problem' for finding in findings)
+    if args.json:
+        report = dict(problems=problems, findings=[asdict(f) for f in findings])
+        print(json.dumps(report, indent=2))
+        return int(problems > 0)
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        print(f'{finding.subject:{width}}  {_mark(finding.mark)}  {finding.text}')
+        if finding.fix:
+            print(f'{"":{width}}  {"":7}  $ {finding.fix}')
+    print(f'\n{problems or "no"} problem{"" if problems == 1 else "s"}')
+    return int(problems > 0)
+
+
+def _mark(mark: str) -> str:
+    text = f'{mark:7}'
+    return f'\033[{COLOURS[mark]}m{text}\033[0m' if sys.stdout.isatty() else text

@@ -1,0 +1,145 @@
+"""Whether libraries import and compute, tried in a process of their own."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mmmeta.doctor.finding import Finding
+from mmmeta.doctor.packages import Packages, install_command, owners, preferred
+
+# What is imported, in this order, and what `check_machine` asks of the same process.
+MODULES = {
+    'torch': 'torch',
+    'torchvision': 'torchvision',
+    'numpy': 'numpy',
+    'cv2': 'cv2',
+    'timm': 'timm',
+    'transformers': 'transformers',
+    'mmengine': 'mmengine.runner',
+    'mmcv': 'mmcv',
+    'operators': 'mmcv.ops',
+    'mmdet': 'mmdet.apis',
+    'mmseg': 'mmseg.apis',
+    'mmpretrain': 'mmpretrain.apis',
+    'weights': 'mmmeta',
+    'allocator': 'os',
+}
+LIBRARIES = [*MODULES][: [*MODULES].index('weights')]
+NEEDED = {'torch', 'numpy', 'timm', 'mmengine'}
+TIME_LIMIT = 300  # seconds; cold, on one core, it takes half a minute
+PROBE = Path(__file__).with_name('probe.py')
+
+Probes = dict[str, dict[str, Any]]
+
+
+def run_probes() -> Probes:
+    """Import all of `MODULES` and return what was found out, or the `error`, of each.
+
+    After a crash the rest is imported in a new process.
+    """
+    probes: Probes = {}
+    while rest := {n: m for n, m in MODULES.items() if n not in probes}:
+        order = json.dumps(dict(path=sys.path, modules=rest))
+        try:
+            done = subprocess.run(
+                [sys.executable, str(PROBE), order],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=TIME_LIMIT,
+            )
+            answers, end = done.stdout, _end(done.returncode)
+        except subprocess.TimeoutExpired as error:
+            answers, end = error.stdout or b'', f'does not end in {TIME_LIMIT} s'
+        for line in answers.splitlines():
+            answer = json.loads(line)
+            probes[answer.pop('name')] = answer
+        crashed = next((name for name in rest if name not in probes), None)
+        if crashed:
+            probes[crashed] = dict(error=end)
+    return probes
+
+
+def _end(code: int) -> str:
+    if code >= 0:
+        return f'ends Python with exit code {code}'
+    return f'ends Python with {signal.Signals(-code).name}'
+
+
+def check_libraries(probes: Probes, packages: Packages) -> list[Finding]:
+    """Return a finding for Python, mmmeta and each library."""
+    from mmmeta.version import __version__
+
+    version = '.'.join(map(str, sys.version_info[:3]))
+    home = Path(__file__).parents[1]
+    findings = [
+        Finding('python', 'ok', f'{version}, {sys.executable}'),
+        Finding('mmmeta', 'ok', f'{__version__}, {home}'),
+    ]
+    fixes: dict[str, str] = {}  # what fails in one way is mended in one way
+    for name in LIBRARIES:
+        findings.append(_check_library(name, probes[name], packages, fixes))
+    return findings
+
+
+def _check_library(
+    name: str, probe: dict[str, Any], packages: Packages, fixes: dict[str, str]
+) -> Finding:
+    error = probe.get('error')
+    if error is None:
+        return Finding(name, 'ok', _describe(name, probe, packages))
+    library = 'mmcv' if name == 'operators' else name
+    if not owners(library, packages) and probe.get('missing') == library:
+        mark = 'problem' if name in NEEDED else '-'
+        fix = install_command(library, packages)
+        fixes.setdefault(error, fix)
+        return Finding(name, mark, 'not installed', fix)
+    fix = fixes.setdefault(error, _fix(library, probe, packages))
+    return Finding(name, 'problem', f'{MODULES[name]}: {error}', fix)
+
+
+def _describe(name: str, probe: dict[str, Any], packages: Packages) -> str:
+    if name == 'operators':
+        return f"mmcv's nms is right on {' and '.join(probe['devices'])}"
+    owner = owners(name, packages)
+    # Of a distribution by another name, such as a fork's, the name says more.
+    other = f' ({owner[0]})' if owner and owner[0] != name else ''
+    return f'{probe["version"]}{other}'
+
+
+def _fix(name: str, probe: dict[str, Any], packages: Packages) -> str:
+    """Return the command against an import's error."""
+    error = probe['error']
+    # The hosts' assertion: 'Please install mmcv>=2.0.0rc4, <2.2.0.'
+    bounds = re.search(r'Please install (mm\w+)(>=\S+), ?(<\S+?)\.?$', error)
+    if bounds:
+        library, low, high = bounds.groups()
+        option = '--no-build-isolation ' if library == 'mmcv' else ''
+        wanted = f'{preferred(library, packages)}{low},{high}'
+        return f"pip install {option}'{wanted}'"
+    missing = (probe.get('missing') or '').partition('.')[0]
+    if missing and missing != name:
+        return install_command(missing, packages)
+    if name == 'mmcv':
+        return _rebuild(packages)
+    if name == 'torchvision' and 'torch' in packages:
+        # Each is made for one torch, and pip finds the one for this.
+        version = packages['torch'].version.partition('+')[0]
+        return f'pip install --force-reinstall torch=={version} torchvision'
+    owner = next(iter(owners(name, packages)), name)
+    return f'pip install --force-reinstall --no-deps {owner}'
+
+
+def _rebuild(packages: Packages) -> str:
+    """Return the command that compiles mmcv's operators for the installed torch."""
+    name = preferred('mmcv', packages)
+    install = install_command('mmcv', packages)
+    if 'mmcv-lite' in packages:  # it has none
+        return f'pip uninstall -y mmcv-lite && {install}'
+    if name not in packages:
+        return install
+    options = f'--force-reinstall --no-deps --no-cache-dir --no-binary {name}'
+    return f'{install}=={packages[name].version} {options}'
