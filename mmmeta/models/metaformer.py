@@ -81,7 +81,11 @@ def _residual(
     if res_scale is not None:
         x = x * res_scale.view(-1, 1, 1)
     if layer_scale is not None:
-        return torch.addcmul(x, branch, layer_scale.view(-1, 1, 1))
+        layer_scale = layer_scale.view(-1, 1, 1)
+        if torch.compiler.is_compiling():
+            # Inductor folds the product into the convolution before, the sum too.
+            return x + branch * layer_scale
+        return torch.addcmul(x, branch, layer_scale)
     return x + branch
 
 
@@ -130,8 +134,8 @@ class MetaFormer(BaseModule):
 
     Takes images (B, 3, H, W) with H, W >= 32, divisible by 32 or not, and returns
     a tuple of maps. With `fork_feat`, feature i is (B, dims[i], H_i, W_i) at
-    stride 4, 8, 16, 32, in contiguous memory; without, the one last map,
-    normalised where the family's classifier expects that.
+    stride 4, 8, 16, 32, in contiguous memory unless `channels_last_out` says other;
+    without, the one last map, normalised where the family's classifier expects that.
 
     Args:
         arch: For a family (`PoolFormer`, ...) the size, such as 's12'; for
@@ -161,6 +165,10 @@ class MetaFormer(BaseModule):
             Default: -1.
         norm_eval: Keep batch norms in evaluation mode while training.
             Default: False.
+        channels_last_out: Return maps in channels_last memory, in which what is behind
+            them is faster on a CPU, instead of contiguous. Not for models with a RoI
+            head: mmcv's RoIAlign does not look at the strides of a map there, and
+            would cut its regions out of scrambled memory. Default: False.
         with_cp: Recompute block activations in the backward pass to save memory:
             True for all blocks, or four counts of blocks, one a stage.
             Default: False.
@@ -190,6 +198,7 @@ class MetaFormer(BaseModule):
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         norm_eval: bool = False,
+        channels_last_out: bool = False,
         with_cp: bool | Sequence[int] = False,
         init_cfg: Mapping | Sequence[Mapping] | None = None,
     ) -> None:
@@ -210,6 +219,7 @@ class MetaFormer(BaseModule):
         self.out_indices = _check_out_indices(out_indices) if fork_feat else (3,)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.channels_last_out = channels_last_out
 
         self._build_stages(drop_path_rate, _blocks_to_checkpoint(with_cp, self.arch))
         self._build_norms(out_norm, _read_fork_last3(fork_last3))
@@ -299,8 +309,8 @@ class MetaFormer(BaseModule):
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if self.fork_feat and i in self.out_indices:
-                # mmcv's RoIAlign does not look at the strides of a map on a CPU.
-                outs.append(getattr(self, f'norm{i}')(x).contiguous())
+                out = getattr(self, f'norm{i}')(x)
+                outs.append(out if self.channels_last_out else out.contiguous())
         return tuple(outs) if self.fork_feat else (self.norm(x),)
 
     def train(self, mode: bool = True) -> 'MetaFormer':

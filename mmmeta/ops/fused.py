@@ -1,0 +1,379 @@
+"""Blocks for inference on a CPU, computed from the plain ones' weights.
+
+What a block does besides its convolutions is folded into their weights or done in the
+map's own memory:
+
+- PoolFormer's first branch. Average pooling that does not count the padding leaves a
+  constant as it is, so the norm's mean and bias cancel in `pool(y) - y`:
+  layer_scale * (pool(norm(x)) - norm(x)) = s * (pool(x) - x), s = layer_scale *
+  weight / std, which is `lerp(x, pool(x), s)`.
+- A norm's affine part goes into the pointwise convolution behind it, all of a batch
+  norm; layer scale into the one before it.
+- StarReLU: oneDNN's ReLU, then a square in place; its scale and bias go into the next
+  layer.
+- The second convolution of an MLP adds to the shortcut in place.
+
+The plain reference is `mmmeta.models.metaformer.MetaFormerBlock`.
+"""
+
+import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmmeta.models.layers import ConvStem, Downsample, MapLayerNorm, Mlp, StarReLU
+from mmmeta.models.metaformer import MetaFormerBlock
+from mmmeta.models.token_mixers import Attention, Identity, Pooling, SepConv
+from mmmeta.ops.onednn import FusedConv
+from mmmeta.ops.statistics import map_moments
+
+POST_OPS = {nn.GELU: 'gelu', nn.ReLU: 'relu', nn.SiLU: 'swish', nn.Identity: 'none'}
+# The hidden map of an MLP is made in pieces of about this size, so that the memory of
+# one piece serves all.
+TILE_BYTES = 8 * 2**20
+TILE_MIN = 4096  # positions; fewer would not be worth a convolution's start
+LARGE_MAP = 2048  # positions from which a convolution pools faster than avg_pool2d
+
+
+class Affine(NamedTuple):
+    """`weight * x + bias` for each channel, (C,) each."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def fold_norm(norm: nn.Module) -> tuple[nn.Module, Affine | None]:
+    """Split a norm into one without parameters and what can be folded elsewhere."""
+    if type(norm) is MapLayerNorm:
+        bias = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
+        return PlainMapNorm(norm.eps), Affine(norm.weight, bias)
+    if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
+        weight = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        return nn.Identity(), Affine(weight, norm.bias - weight * norm.running_mean)
+    return norm, None
+
+
+def fold(
+    conv: nn.Conv2d,
+    before: Affine | None = None,
+    scale: Tensor | None = None,
+    act: str = 'none',
+) -> FusedConv:
+    """Return a convolution with what is around it folded in.
+
+    Args:
+        conv: The plain convolution.
+        before: What comes before it. Its bias is exact only without padding.
+        scale: (out,), what its output is multiplied by.
+        act: What follows, see `FusedConv`.
+    """
+    weight, bias = conv.weight, conv.bias
+    if before is not None:
+        shift = (weight * before.bias.view(1, -1, 1, 1)).sum((1, 2, 3))
+        bias = shift if bias is None else bias + shift
+        weight = weight * before.weight.view(1, -1, 1, 1)
+    if scale is not None:
+        weight = weight * scale.view(-1, 1, 1, 1)
+        bias = None if bias is None else bias * scale
+    return FusedConv(weight, bias, conv.stride, conv.padding, conv.groups, act)
+
+
+def fold_batch_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """Return a convolution that does the batch norm behind it, and what is left."""
+    left, affine = fold_norm(norm)
+    if not isinstance(left, nn.Identity) or affine is None:
+        return fold(conv), norm
+    fused = fold(conv, scale=affine.weight)
+    bias = affine.bias.detach()
+    fused.bias = bias.clone() if fused.bias is None else fused.bias + bias
+    return fused, left
+
+
+class PlainMapNorm(nn.Module):
+    """`MapLayerNorm` without an affine part."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = map_moments(x)
+        scale = (variance + self.eps).rsqrt()
+        return torch.addcmul((-mean * scale).to(x.dtype), x, scale.to(x.dtype))
+
+
+class FusedAct(nn.Module):
+    """What of an activation oneDNN does not do: nothing, or StarReLU's square.
+
+    Attributes:
+        post_op: What oneDNN does in the layer before.
+        after: What is left for the layer behind: scale and bias, each (1,), or None.
+    """
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.star = isinstance(act, StarReLU) and bool(act.scale != 0)
+        self.post_op = 'relu' if self.star else POST_OPS.get(type(act), 'none')
+        self.act = None if self.star or type(act) in POST_OPS else act
+        self.after = Affine(act.scale, act.bias) if self.star else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activation of a map that may be overwritten."""
+        if self.star:
+            return x.mul_(x)
+        return x if self.act is None else self.act(x)
+
+
+class Branch(nn.Module):
+    """`x = res_scale * x + ...`, in place: what the branches below have in common."""
+
+    def __init__(self, res_scale: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer('res_scale', channelwise(res_scale))
+
+    def shortcut_(self, x: Tensor) -> Tensor:
+        return x if self.res_scale is None else x.mul_(self.res_scale)
+
+
+class FusedMlp(Branch):
+    """`x = res_scale * x + layer_scale * mlp(norm(x))`, in place.
+
+    Args:
+        norm: The plain norm.
+        mlp: The plain MLP.
+        res_scale: (C,) or None.
+        layer_scale: (C,) or None.
+    """
+
+    def __init__(
+        self,
+        norm: nn.Module,
+        mlp: Mlp,
+        res_scale: Tensor | None,
+        layer_scale: Tensor | None,
+    ) -> None:
+        super().__init__(res_scale)
+        self.norm, affine = fold_norm(norm)
+        self.act = FusedAct(mlp.act)
+        self.fc1 = fold(mlp.fc1, before=affine, act=self.act.post_op)
+        self.fc2 = fold(mlp.fc2, before=self.act.after, scale=layer_scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        rows = self._rows(x)
+        for i in range(0, x.shape[2], rows):
+            hidden = self.act(self.fc1(y[:, :, i : i + rows]))
+            self.fc2.add_(self.shortcut_(x[:, :, i : i + rows]), hidden)
+        return x
+
+    def _rows(self, x: Tensor) -> int:
+        """How many rows of the map are done at once."""
+        batch, _, height, width = x.shape
+        row = width * self.fc1.weight.shape[0] * x.element_size()
+        if batch > 1 or row * height <= 2 * TILE_BYTES:
+            return height
+        return max(TILE_BYTES // row, TILE_MIN // width, 1)
+
+
+class FusedPooling(Branch):
+    """`x = res_scale * x + layer_scale * (pool(norm(x)) - norm(x))`.
+
+    Args:
+        norm: The plain norm.
+        mixer: The plain pooling.
+        res_scale: (C,) or None.
+        layer_scale: (C,) or None.
+    """
+
+    def __init__(
+        self,
+        norm: MapLayerNorm,
+        mixer: Pooling,
+        res_scale: Tensor | None,
+        layer_scale: Tensor | None,
+    ) -> None:
+        super().__init__(res_scale)
+        self.eps = norm.eps
+        scale = norm.weight if layer_scale is None else norm.weight * layer_scale
+        self.register_buffer('scale', channelwise(scale))
+        self.size, dim = mixer.pool_size, scale.numel()
+        box = scale.new_full((dim, 1, self.size, self.size), self.size**-2)
+        self.box = FusedConv(box, None, padding=(self.size // 2,) * 2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, variance = map_moments(x)
+        scale = (self.scale * (variance + self.eps).rsqrt()).to(x.dtype)
+        pooled = self._pool(x)
+        if self.res_scale is None:
+            return x.lerp_(pooled, scale)
+        return x.mul_(self.res_scale - scale).addcmul_(pooled, scale)
+
+    def _pool(self, x: Tensor) -> Tensor:
+        size = self.size
+        if size != 3 or min(x.shape[2:]) < 2 or x[:, 0].numel() < LARGE_MAP:
+            return F.avg_pool2d(x, size, 1, size // 2, count_include_pad=False)
+        # On large maps a depthwise convolution is the faster sum. It counts the
+        # padding: a border has six positions of nine, a corner four.
+        pooled = self.box(x)
+        for edge in (0, -1):
+            pooled[:, :, edge].mul_(1.5)
+            pooled[:, :, :, edge].mul_(1.5)
+        return pooled
+
+
+class FusedIdentity(Branch):
+    """`x = res_scale * x + layer_scale * norm(x)`, IdentityFormer's branch.
+
+    Args:
+        norm: The plain norm.
+        mixer: Unused; there is none.
+        res_scale: (C,) or None.
+        layer_scale: (C,) or None.
+    """
+
+    def __init__(
+        self,
+        norm: MapLayerNorm,
+        mixer: Identity,
+        res_scale: Tensor | None,
+        layer_scale: Tensor | None,
+    ) -> None:
+        super().__init__(res_scale)
+        self.norm, (weight, bias) = fold_norm(norm)
+        if layer_scale is not None:
+            weight, bias = weight * layer_scale, bias * layer_scale
+        self.register_buffer('scale', channelwise(weight))
+        self.register_buffer('bias', channelwise(bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, variance = map_moments(x)
+        scale = self.scale * (variance + self.norm.eps).rsqrt()
+        shift = (self.bias - mean * scale).to(x.dtype)
+        scale = scale + (1 if self.res_scale is None else self.res_scale)
+        return torch.addcmul(shift, x, scale.to(x.dtype))
+
+
+class FusedSepConv(Branch):
+    """`x = res_scale * x + layer_scale * sep_conv(norm(x))`, in place.
+
+    Args:
+        norm: The plain norm.
+        mixer: The plain separable convolution.
+        res_scale: (C,) or None.
+        layer_scale: (C,) or None.
+    """
+
+    def __init__(
+        self,
+        norm: nn.Module,
+        mixer: SepConv,
+        res_scale: Tensor | None,
+        layer_scale: Tensor | None,
+    ) -> None:
+        super().__init__(res_scale)
+        self.norm, affine = fold_norm(norm)
+        self.act = FusedAct(mixer.act1)
+        self.pwconv1 = fold(mixer.pwconv1, before=affine, act=self.act.post_op)
+        self.pwconv2 = fold(mixer.pwconv2, scale=layer_scale)
+        after, shift = self.act.after, None
+        if after is not None:
+            # Behind the map's border are zeros, not StarReLU's bias: it goes before.
+            shift = (after.bias / after.weight).view(-1, 1, 1) if after.bias else None
+            after = Affine(after.weight, torch.zeros_like(after.bias))
+        self.dwconv = fold(mixer.dwconv, scale=after and after.weight)
+        self.register_buffer('shift', shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.pwconv1(self.norm(x))
+        if self.shift is None:
+            y = self.act(y)
+        else:
+            torch.addcmul(self.shift, y, y, out=y)
+        return self.pwconv2.add_(self.shortcut_(x), self.dwconv(y))
+
+
+class FusedMixer(Branch):
+    """`x = res_scale * x + layer_scale * mixer(norm(x))`, in place, for any mixer.
+
+    Args:
+        norm: The plain norm.
+        mixer: The plain token mixer; the convolutions of attention become oneDNN's.
+        res_scale: (C,) or None.
+        layer_scale: (C,) or None.
+    """
+
+    def __init__(
+        self,
+        norm: nn.Module,
+        mixer: nn.Module,
+        res_scale: Tensor | None,
+        layer_scale: Tensor | None,
+    ) -> None:
+        super().__init__(res_scale)
+        self.norm = norm
+        self.mixer = copy.deepcopy(mixer)
+        if type(mixer) is Attention:
+            self.mixer.qkv = fold(mixer.qkv)
+            self.mixer.proj = fold(mixer.proj, scale=layer_scale)
+            layer_scale = None
+        self.register_buffer('layer_scale', channelwise(layer_scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.mixer(self.norm(x))
+        if self.layer_scale is None:
+            return self.shortcut_(x).add_(branch)
+        return self.shortcut_(x).addcmul_(branch, self.layer_scale)
+
+
+class FusedBlock(nn.Module):
+    """A `MetaFormerBlock` for inference; it may overwrite its input.
+
+    Args:
+        block: The plain block, whose weights are copied.
+    """
+
+    def __init__(self, block: MetaFormerBlock) -> None:
+        super().__init__()
+        self.pos_embed = None
+        if block.pos_embed is not None:
+            self.pos_embed = fold(block.pos_embed)
+            self.pos_embed.weight[:, :, 1, 1] += 1  # the shortcut
+        kind = self._kind(block.norm1, block.token_mixer)
+        self.mixer = kind(
+            block.norm1, block.token_mixer, block.res_scale1, block.layer_scale1
+        )
+        self.mlp = FusedMlp(
+            block.norm2, block.mlp, block.res_scale2, block.layer_scale2
+        )
+
+    @staticmethod
+    def _kind(norm: nn.Module, mixer: nn.Module) -> type[Branch]:
+        if type(mixer) is SepConv:
+            return FusedSepConv
+        if type(norm) is MapLayerNorm and type(mixer) in (Pooling, Identity):
+            return FusedPooling if type(mixer) is Pooling else FusedIdentity
+        return FusedMixer
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pos_embed is not None:
+            x = self.pos_embed(x)
+        return self.mlp(self.mixer(x))
+
+
+def channelwise(x: Tensor | None) -> Tensor | None:
+    """Return a copy of (C,) as (C, 1, 1), for maps; None for None."""
+    return None if x is None else x.detach().clone().view(-1, 1, 1)
+
+
+def fuse_downsample(module: nn.Module) -> None:
+    """Replace the convolutions of a downsampling by oneDNN's, in place."""
+    if isinstance(module, ConvStem):
+        for i in '12':
+            names = f'conv{i}', f'norm{i}'
+            fused = fold_batch_norm(*(getattr(module, name) for name in names))
+            for name, part in zip(names, fused, strict=True):
+                setattr(module, name, part)
+    elif isinstance(module, Downsample):
+        module.conv, module.post_norm = fold_batch_norm(module.conv, module.post_norm)

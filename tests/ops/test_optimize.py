@@ -1,0 +1,237 @@
+"""`mmmeta.optimize`: the same outputs, whatever is folded."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.structures import InstanceData
+from torch import nn
+
+import mmmeta
+from mmmeta.errors import UserError
+from mmmeta.models import FAMILIES, MetaFormer
+from mmmeta.ops.statistics import map_moments
+from mmmeta.registry import TOKEN_MIXERS
+
+SHALLOW = dict(depths=(1, 2, 2, 1), dims=(32, 64, 128, 192))
+KINDS = {f.__name__: dict(type=f'mmmeta.{f.__name__}', arch=SHALLOW) for f in FAMILIES}
+KINDS['UniFormer-window'] = dict(KINDS['UniFormer'], attention='window', window_size=3)
+KINDS['UniFormer-small_plus'] = dict(type='mmmeta.UniFormer', arch='small_plus')
+KINDS['ConvFormer-GELU'] = dict(
+    type='mmmeta.ConvFormer',
+    arch=dict(SHALLOW, act='GELU', layer_scale=0.5, mlp_bias=True),
+)
+KINDS['PoolFormer-5'] = dict(
+    type='mmmeta.PoolFormer',
+    arch=dict(SHALLOW, token_mixer=dict(type='Pooling', pool_size=5), act='SiLU'),
+)
+KINDS['PoolFormer-BN'] = dict(
+    type='mmmeta.PoolFormer', arch=dict(SHALLOW, norm=dict(type='BN'), res_scale=0.5)
+)
+SIZES = [(1, 224, 224), (2, 97, 131), (1, 32, 33), (1, 512, 640)]
+
+
+def trained(config: dict, **kwargs) -> MetaFormer:
+    """A backbone in which every parameter and statistic differs from its start."""
+    model = MODELS.build(dict(config, **kwargs)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+            if 'layer_scale' in name:
+                parameter.add_(0.3)
+        for name, buffer in model.named_buffers():
+            if name.endswith('running_mean'):
+                buffer.normal_(std=0.3)
+            if name.endswith('running_var'):
+                buffer.uniform_(0.5, 2)
+    return model
+
+
+def error(found: tuple, expected: tuple) -> float:
+    """The largest difference over the standard deviation of its map."""
+    assert [x.shape for x in found] == [x.shape for x in expected]
+    return max(
+        float((a - b).abs().max() / b.std())
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_onednn_gives_what_the_plain_backbone_gives(kind):
+    plain = trained(KINDS[kind])
+    fast = mmmeta.optimize(plain, backend='onednn')
+    with torch.no_grad():
+        for batch, height, width in SIZES:
+            images = torch.randn(batch, 3, height, width)
+            expected = plain(images)
+            for _ in range(3):  # weights are packed when a shape comes again
+                found = fast(images)
+                assert error(found, expected) < 1e-4
+            assert all(x.is_contiguous() for x in found)
+
+
+@pytest.mark.parametrize('family', FAMILIES, ids=lambda f: f.__name__)
+def test_the_official_sizes(family):
+    plain = trained(
+        dict(type=f'mmmeta.{family.__name__}', arch=next(iter(family.archs)))
+    )
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert error(mmmeta.optimize(plain)(images), plain(images)) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('kind', 'backend'),
+    [
+        ('PoolFormer', 'inductor'),  # a minute each
+        ('PoolFormer', 'openvino'),
+        ('CAFormer', 'openvino'),
+        ('UniFormer', 'openvino'),
+    ],
+)
+def test_other_backends(kind, backend):
+    plain = trained(KINDS[kind])
+    fast = mmmeta.optimize(plain, backend=backend)
+    with torch.no_grad():
+        for shape in ((1, 3, 224, 224), (1, 3, 128, 160), (1, 3, 96, 192)):
+            images = torch.randn(shape)
+            assert error(fast(images), plain(images)) < 1e-4
+
+
+def test_the_model_itself_is_left_alone():
+    plain = trained(KINDS['ConvFormer'], drop_path_rate=0.5).train()
+    before = copy.deepcopy(plain.state_dict())
+    fast = mmmeta.optimize(plain)
+    fast(torch.randn(1, 3, 64, 64))
+    assert plain.training
+    assert all(p.requires_grad for p in plain.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in plain.state_dict().items())
+    assert not fast.train().training
+
+
+def test_images_are_left_alone_and_gradients_are_not_made():
+    fast = mmmeta.optimize(trained(KINDS['PoolFormer'], out_norm=False))
+    images = torch.randn(1, 3, 64, 64, requires_grad=True)
+    before = images.detach().clone()
+    first = [x.clone() for x in fast(images)]
+    outs = fast(images)
+    fast(torch.randn(1, 3, 64, 64))  # writes into nothing that was returned
+    assert torch.equal(images, before)
+    assert all(torch.equal(a, b) for a, b in zip(outs, first, strict=True))
+    assert not any(x.requires_grad for x in outs)
+
+
+def test_bfloat16_is_as_near_as_the_plain_model_in_bfloat16():
+    plain = trained(KINDS['CAFormer'])
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = plain(images)
+        fast = mmmeta.optimize(plain, dtype=torch.bfloat16)(images)
+        low = copy.deepcopy(plain).bfloat16()(images.bfloat16())
+    assert all(x.dtype == torch.float32 for x in fast)
+    assert error(fast, expected) < 1.5 * error([x.float() for x in low], expected)
+
+
+def test_a_mixer_of_the_users_is_kept():
+    class Shift(nn.Module):
+        def __init__(self, dim):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(dim, 1, 1))
+
+        def forward(self, x):
+            return x.roll(1, 3) * self.weight
+
+    TOKEN_MIXERS.register_module(module=Shift)
+    try:
+        config = dict(KINDS['PoolFormer'], token_mixer=dict(type='Shift'))
+        plain = trained(config)
+    finally:
+        TOKEN_MIXERS.module_dict.pop('Shift')
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        assert error(mmmeta.optimize(plain)(images), plain(images)) < 1e-4
+
+
+def _detector(root, name: str) -> nn.Module:
+    cfg = Config.fromfile(root / f'configs/detection/{name}.py').model
+    cfg.backbone.init_cfg = None
+    model = MODELS.build(dict(cfg, _scope_='mmdet')).eval()
+    with torch.no_grad():
+        for name, parameter in model.backbone.named_parameters():
+            if 'layer_scale' in name:
+                parameter.fill_(0.3)
+    return model
+
+
+@pytest.mark.parametrize(
+    ('name', 'channels_last'),
+    [('retinanet_poolformer_s12', True), ('mask_rcnn_poolformer_s12', False)],
+)
+def test_a_detector_finds_the_same(root, name, channels_last):
+    from mmdet.structures import DetDataSample
+
+    plain = _detector(root, name)
+    fast = mmmeta.optimize(plain)
+    assert fast.backbone.channels_last_out == channels_last
+    sample = DetDataSample(
+        metainfo=dict(img_shape=(160, 192), ori_shape=(160, 192), scale_factor=(1, 1))
+    )
+    images = torch.randn(1, 3, 160, 192)
+    with torch.no_grad():
+        expected = plain.predict(images, [copy.deepcopy(sample)])[0].pred_instances
+        found = fast.predict(images, [copy.deepcopy(sample)])[0].pred_instances
+        maps = fast.extract_feat(images), plain.extract_feat(images)
+    assert error(*maps) < 1e-4
+    assert isinstance(found, InstanceData)
+    assert len(found) == len(expected) > 0
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=1e-3)
+
+
+def test_a_segmentor_and_a_classifier_give_the_same(root):
+    cfg = Config.fromfile(root / 'configs/segmentation/upernet_caformer_s18.py').model
+    cfg.backbone.init_cfg = None
+    cfg.data_preprocessor.type = 'mmseg.SegDataPreProcessor'
+    segmentor = MODELS.build(dict(cfg, _scope_='mmseg')).eval()
+    images = torch.randn(1, 3, 128, 160)
+    with torch.no_grad():
+        expected = segmentor(images)
+        assert error([mmmeta.optimize(segmentor)(images)], [expected]) < 1e-4
+    classifier = mmmeta.create_model('convformer_s18').eval()
+    with torch.no_grad():
+        expected = classifier(images)
+        assert error([mmmeta.optimize(classifier)(images)], [expected]) < 1e-4
+
+
+def test_errors():
+    with pytest.raises(TypeError, match=r'takes a backbone of mmmeta.*Conv2d'):
+        mmmeta.optimize(nn.Conv2d(3, 3, 1))
+    with pytest.raises(UserError, match=r"'fast'; choose from auto, onednn, inductor"):
+        mmmeta.optimize(trained(KINDS['PoolFormer']), backend='fast')
+    with pytest.raises(UserError, match=r"on meta: use backend='inductor'"):
+        with torch.device('meta'):
+            model = MODELS.build(KINDS['PoolFormer'])
+        mmmeta.optimize(model, backend='onednn')
+
+
+def test_map_moments_are_exact():
+    for shape, mean in (((2, 64, 200, 304), 3.0), ((3, 5, 7, 9), -2.0)):
+        x = torch.randn(shape) + mean
+        for y in (x, x.contiguous(memory_format=torch.channels_last)):
+            m, v = map_moments(y)
+            expected = y.double().flatten(1)
+            assert m.shape == v.shape == (shape[0], 1, 1, 1)
+            torch.testing.assert_close(
+                m.flatten().double(), expected.mean(1), rtol=1e-6, atol=1e-6
+            )
+            torch.testing.assert_close(
+                v.flatten().double(),
+                expected.var(1, correction=0),
+                rtol=1e-5,
+                atol=1e-6,
+            )
+    constant = torch.full((1, 4, 8, 8), 1e3)
+    assert map_moments(constant)[1].item() >= 0
