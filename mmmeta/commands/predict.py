@@ -1,0 +1,170 @@
+"""`mmmeta predict CONFIG CHECKPOINT INPUT...`: pictures and files of results."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmengine.config import DictAction
+
+from mmmeta.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mmmeta.inference import Predictor
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help='config file, or LIBRARY::PATH')
+    parser.add_argument('checkpoint', help='a file, an address or mmmeta://NAME')
+    parser.add_argument(
+        'inputs', metavar='INPUT', nargs='+', help='images, folders, patterns'
+    )
+    parser.add_argument(
+        '--out-dir',
+        type=Path,
+        default=Path('predictions'),
+        help='where pictures and results go (default: predictions)',
+    )
+    parser.add_argument(
+        '--batch-size',
+        type=positive,
+        default=1,
+        metavar='N',
+        help='images at a time (default: 1)',
+    )
+    parser.add_argument('--device', help='cpu, cuda, cuda:1 (default: a GPU if any)')
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        metavar='SCORE',
+        help='detections below are not drawn; results have all (default: 0.3)',
+    )
+    parser.add_argument('--no-vis', action='store_true', help='draw no pictures')
+    parser.add_argument(
+        '--ann-file',
+        metavar='JSON',
+        help='COCO annotations whose ids of images and classes the detections get',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings that replace those of the config; nested keys with dots',
+    )
+
+
+def positive(text: str) -> int:
+    """Return a number of at least 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'expected at least 1, got {text}')
+    return number
+
+
+def run(args: argparse.Namespace) -> int:
+    from mmmeta.inference import build_predictor
+    from mmmeta.predict_inputs import list_images, output_stems, relative_names
+    from mmmeta.predict_writers import WRITERS
+
+    paths = list_images(args.inputs, args.out_dir)
+    make_folder(args.out_dir)
+    predictor = build_predictor(
+        args.config, args.checkpoint, args.device, args.cfg_options
+    )
+    names = relative_names(paths)
+    options = {} if args.ann_file is None else {'ann_file': args.ann_file}
+    if options and predictor.task != 'detection':
+        raise UserError(f'--ann-file is for detectors, {args.config} is of none')
+    writer = WRITERS[predictor.task](args.out_dir, predictor, names, **options)
+    stems = dict(zip(names, output_stems(names), strict=True))
+    failed = {}
+    for i, image, outcome in _outcomes(predictor, paths, args.batch_size):
+        if isinstance(outcome, Exception):
+            failed[paths[i]] = outcome
+            continue
+        name = names[i]
+        writer.add(name, stems[name], image, outcome)
+        if not args.no_vis:
+            picture = predictor.draw(image, outcome, args.score_thr)
+            _write_picture(args.out_dir / 'vis' / f'{stems[name]}.jpg', picture)
+    files = writer.close()
+    if not args.no_vis:
+        files[args.out_dir / 'vis'] = f'{len(paths) - len(failed)} pictures'
+    for path, what in files.items():
+        print(f'{path}: {what}')
+    return _report(failed, len(paths))
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder to write to.
+
+    Raises:
+        UserError: It cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f'--out-dir {path}: {error.strerror}') from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f'--out-dir {path}: no permission to write there')
+
+
+def _outcomes(
+    predictor: 'Predictor', paths: Sequence[Path], batch_size: int
+) -> Iterator[tuple[int, Any, Any]]:
+    """Yield each image's index, its pixels and its data sample, or why it has none."""
+    from tqdm import tqdm
+
+    from mmmeta.inference import read_image
+
+    with tqdm(total=len(paths), unit='image', disable=None) as bar:
+        for start in range(0, len(paths), batch_size):
+            batch = range(start, min(start + batch_size, len(paths)))
+            images = {}
+            for i in batch:
+                try:
+                    images[i] = read_image(paths[i])
+                except ValueError as error:
+                    yield i, None, error
+            samples = _predict(predictor, list(images.values()))
+            for (i, image), sample in zip(images.items(), samples, strict=True):
+                yield i, image, sample
+            bar.update(len(batch))
+
+
+def _predict(predictor: 'Predictor', images: list['np.ndarray']) -> list[Any]:
+    """Return the images' data samples; an exception in place of one that failed."""
+    if not images:
+        return []
+    try:
+        return predictor(images)
+    except UserError:
+        raise
+    except Exception as error:
+        if len(images) == 1:
+            return [error]
+        # One of them is too odd for the pipeline, or they are too large together.
+        return [sample for image in images for sample in _predict(predictor, [image])]
+
+
+def _write_picture(path: Path, picture: 'np.ndarray') -> None:
+    import mmcv
+
+    if not mmcv.imwrite(picture, str(path)):
+        raise OSError(f'{path} could not be written')
+
+
+def _report(failed: dict[Path, Exception], total: int) -> int:
+    """Name the images that failed; return the exit status."""
+    for path, error in failed.items():
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        print(f'{path}: {reason}', file=sys.stderr)
+    if failed:
+        print(f'{len(failed)} of {total} images failed', file=sys.stderr)
+    return 1 if failed else 0

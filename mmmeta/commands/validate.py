@@ -1,0 +1,119 @@
+"""`mmmeta validate NAME DATA_DIR`: accuracy on a folder of class folders."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from mmmeta.commands.predict import positive
+from mmmeta.errors import UserError
+from mmmeta.weights.zoo import Published, find
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        'name',
+        help='such as caformer_s18 or caformer_s18.sail_in1k: the model, its published '
+        'weights, and how images are prepared for it',
+    )
+    parser.add_argument('data_dir', type=Path, help='holds a folder for each class')
+    parser.add_argument(
+        '--checkpoint',
+        metavar='PATH',
+        help='other weights for it: a file, an address or mmmeta://NAME',
+    )
+    parser.add_argument(
+        '--class-map',
+        metavar='FILE',
+        help='names of the class folders, a line each, in the order of the classes '
+        '(default: sorted)',
+    )
+    parser.add_argument(
+        '--batch-size',
+        type=positive,
+        default=64,
+        metavar='N',
+        help='images at a time (default: 64)',
+    )
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=4,
+        metavar='N',
+        help='processes that read images; 0 for none (default: 4)',
+    )
+    parser.add_argument('--device', help='cpu, cuda, cuda:1 (default: a GPU if any)')
+    parser.add_argument(
+        '--limit',
+        type=positive,
+        metavar='N',
+        help='take N images, evenly spread over the classes',
+    )
+    parser.add_argument('--json', action='store_true', help='print a JSON object')
+
+
+def run(args: argparse.Namespace) -> int:
+    row = find(args.name.removeprefix('mmmeta://'))
+    if not args.data_dir.is_dir():
+        raise UserError(
+            f'no folder {args.data_dir}; expected one with a folder for each class'
+        )
+
+    from mmmeta.inference import pick_device
+    from mmmeta.validate import ClassFolders, evaluate, load_model, read_class_map
+
+    device = pick_device(args.device)
+    model, num_classes = load_model(row, args.checkpoint)
+    class_map = read_class_map(args.data_dir, num_classes, args.class_map)
+    data = ClassFolders(args.data_dir, class_map, args.limit)
+    result = evaluate(
+        model,
+        data,
+        row,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        device=device,
+    )
+    facts = dict(
+        model=row.name if args.checkpoint is None else row.arch,
+        checkpoint=args.checkpoint or f'mmmeta://{row.name}',
+        images=result.images,
+        failed=len(result.failed),
+        top1=result.top1,
+        top5=result.top5,
+        published_top1=row.top1 if args.checkpoint is None else None,
+        images_per_second=result.images_per_second,
+        device=device,
+        input_size=row.input_size,
+        crop_pct=row.crop_pct,
+        interpolation=row.interpolation,
+        mean=row.mean,
+        std=row.std,
+    )
+    print(json.dumps(facts) if args.json else _table(facts, row))
+    for path in result.failed:
+        print(f'{path}: cannot be read', file=sys.stderr)
+    if result.failed:
+        print(
+            f'{len(result.failed)} of {len(data)} images failed and do not count',
+            file=sys.stderr,
+        )
+    return 1 if result.failed else 0
+
+
+def _table(facts: dict[str, Any], row: Published) -> str:
+    published = facts['published_top1']
+    return '\n'.join(
+        [
+            f'model       {facts["model"]}',
+            f'checkpoint  {facts["checkpoint"]}',
+            f'images      {facts["images"]}, {row.input_size}x{row.input_size}, '
+            f'crop {row.crop_pct:g}, {row.interpolation}',
+            f'top-1       {facts["top1"]:.2f} %'
+            + (f' (published: {published})' if published is not None else ''),
+            f'top-5       {facts["top5"]:.2f} %',
+            f'speed       {facts["images_per_second"]:.1f} images/s '
+            f'on {facts["device"]}',
+        ]
+    )

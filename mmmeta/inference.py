@@ -1,0 +1,340 @@
+"""Trained models on images, whichever of the host libraries they are of.
+
+What differs between detectors, segmentors and classifiers is looked up by the config's
+`default_scope`; the host libraries' own inferencers do the work.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mmmeta.errors import UserError, require
+from mmmeta.predict_classes import class_names
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mmengine.config import Config
+    from torch import nn
+
+
+class Task(NamedTuple):
+    """What a host library is for: its models' base class, what they return."""
+
+    name: str
+    base: str
+    field: str
+
+
+TASKS = {
+    'mmdet': Task('detection', 'BaseDetector', 'pred_instances'),
+    'mmseg': Task('segmentation', 'BaseSegmentor', 'pred_sem_seg'),
+    'mmpretrain': Task('classification', 'BaseClassifier', 'pred_score'),
+}
+OPACITY = 0.6  # of the class colours over an image
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model with its weights, ready for images.
+
+    Attributes:
+        task: 'detection', 'segmentation' or 'classification'.
+        inferencer: The host library's.
+        classes: Names of the classes by index; numbers where none are known.
+        palette: Their colours, RGB, 0 to 255.
+    """
+
+    task: str
+    inferencer: Any
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+    def __call__(self, images: Sequence['np.ndarray']) -> list[Any]:
+        """Return the host library's data sample of each image, at its own size.
+
+        Args:
+            images: (H, W, 3), uint8, BGR, as `read_image` returns them; one batch.
+
+        Raises:
+            UserError: The model does another task than its library's main one.
+        """
+        (batch,) = self.inferencer.preprocess(list(images), batch_size=len(images))
+        if self.task == 'detection':
+            _, batch = batch  # the images, and what was made of them
+        samples = self.inferencer.forward(batch)
+        field = next(task.field for task in TASKS.values() if task.name == self.task)
+        if field not in samples[0]:
+            raise UserError(
+                f'{type(self.inferencer.model).__name__} returns no {field}; detectors '
+                'and instance segmentors, semantic segmentors and classifiers do'
+            )
+        return samples
+
+    def draw(
+        self, image: 'np.ndarray', sample: Any, score_thr: float = 0.3
+    ) -> 'np.ndarray':
+        """Return a picture of an image and what was found on it.
+
+        Args:
+            image: (H, W, 3), uint8, BGR.
+            sample: Its data sample.
+            score_thr: Detections below are not drawn. Default: 0.3.
+
+        Returns:
+            (H, W, 3), uint8, BGR; a classifier's is enlarged where it is small.
+        """
+        from mmengine.visualization import Visualizer
+
+        visualizer: Visualizer = self.inferencer.visualizer
+        rgb = image[..., ::-1]
+        if self.task == 'classification':
+            small = min(image.shape[:2]) < 256  # pixels, for the text to be legible
+            visualizer.visualize_cls(
+                rgb, sample, self.classes, draw_gt=False, resize=256 if small else None
+            )
+            return visualizer.get_image()[..., ::-1]
+        options = {'pred_score_thr': score_thr} if self.task == 'detection' else {}
+        with warnings.catch_warnings():
+            # Of boxes that touch the border.
+            warnings.filterwarnings('ignore', message='.*out of bounds')
+            visualizer.add_datasample('', rgb, sample, draw_gt=False, **options)
+        return visualizer.get_image()[..., ::-1]
+
+
+def build_predictor(
+    config: str,
+    checkpoint: str,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> Predictor:
+    """Build a config's model and load its weights, strictly.
+
+    Nothing is downloaded but the checkpoint, where it has an address: the weights
+    that the config would begin a training with are not asked for. Class names are
+    those of the checkpoint, else of the config's test data; numbers if neither has any.
+
+    Args:
+        config: A file, or one in an installed library, such as
+            mmdet::retinanet/retinanet_r50_fpn_1x_coco.py.
+        checkpoint: A file, an address or mmmeta://NAME, read without running code.
+        device: As for `pick_device`. Default: None.
+        cfg_options: What to replace in the config, by key with dots. Default: None.
+
+    Raises:
+        UserError: A wrong argument: what, and what was expected.
+        CheckpointError: The checkpoint cannot be had, read or does not fit.
+    """
+    cfg = load_config(config, cfg_options)
+    scope = _check_config(cfg, config)
+    content, state = _read_checkpoint(checkpoint)
+    device = pick_device(device)
+    with hush():
+        require(f'{scope}.models', 'onedl', f'{config} is of {scope} and')
+        try:
+            inferencer = _build_inferencer(scope, cfg, device)
+        except Exception as error:  # the config is code of the user's
+            raise UserError(
+                f'the model of {config} cannot be built: {_one_line(error)}'
+            ) from error
+    model = inferencer.model
+    _check_model(model, scope, config)
+    _load_strictly(model, state, checkpoint, config)
+    classes, palette = class_names(model, cfg, content.get('meta') or {})
+    if scope == 'mmpretrain':
+        inferencer.classes = classes
+    else:
+        # A tuple would be taken for one colour.
+        meta = {'classes': classes, 'palette': list(palette)}
+        model.dataset_meta = inferencer.visualizer.dataset_meta = meta
+    return Predictor(TASKS[scope].name, inferencer, classes, palette)
+
+
+# -- what the user gave -----------------------------------------------------------
+
+
+def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config':
+    """Read a config.
+
+    Args:
+        name: A file, or `LIBRARY::PATH` for one in an installed library.
+        options: What to replace in it, by key with dots. Default: None.
+
+    Raises:
+        UserError: It does not exist or cannot be read.
+    """
+    from mmengine.config import Config
+
+    if '::' not in name and not os.path.isfile(name):
+        raise UserError(
+            f'no config file {name}; expected a path, such as those in configs/, or '
+            'LIBRARY::PATH, such as mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+        )
+    try:
+        if '::' in name:
+            path = name if name.endswith('.py') else f'{name}.py'
+            # As a base: mmengine.hub would install a library that it does not find.
+            cfg = Config.fromstring(f'_base_ = {path!r}', '.py')
+        else:
+            cfg = Config.fromfile(name)
+        cfg.merge_from_dict(dict(options or {}))
+    except Exception as error:  # a config is code of the user's
+        raise UserError(f'config {name} cannot be read: {_one_line(error)}') from error
+    return cfg
+
+
+def pick_device(name: str | None) -> str:
+    """Return the device to run on.
+
+    Args:
+        name: 'cpu', 'cuda', 'cuda:1', ...; None for a GPU where there is one.
+
+    Raises:
+        UserError: It is unknown or not there.
+    """
+    import torch
+
+    if name is None:
+        return 'cuda' if torch.cuda.is_available() else 'cpu'
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:
+        if name.startswith('cuda') and not torch.cuda.is_available():
+            reason = 'no GPU was found'
+        else:
+            reason = _one_line(error, 120)
+        raise UserError(
+            f'device {name!r} cannot be used: {reason}; expected cpu, cuda or cuda:N'
+        ) from error
+    return name
+
+
+def read_image(path: str | os.PathLike) -> 'np.ndarray':
+    """Return an image as the host libraries read it: turned as its EXIF data say.
+
+    Returns:
+        (H, W, 3), uint8, BGR.
+
+    Raises:
+        ValueError: It cannot be read, or is cut off; says why.
+    """
+    import mmcv
+    from PIL import Image
+
+    try:
+        # OpenCV only fills what a cut off file lacks with grey.
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(_one_line(error)) from error
+    pixels = mmcv.imread(os.fspath(path))
+    if pixels is None:
+        raise ValueError('OpenCV cannot read this format')
+    return pixels
+
+
+# -- building ---------------------------------------------------------------------
+
+
+@contextmanager
+def hush() -> Iterator[None]:
+    """Drop what the host libraries say when they are imported and models built."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        yield
+
+
+def _one_line(error: BaseException, width: int = 300) -> str:
+    text = ' '.join(str(error).split())
+    short = text if len(text) <= width else f'{text[:width]}...'
+    named = isinstance(error, OSError | UserError | RuntimeError | ValueError) and short
+    return short if named else f'{type(error).__name__}: {short}'
+
+
+def _check_config(cfg: 'Config', name: str) -> str:
+    """Return the config's scope, or say what it lacks."""
+    scope = cfg.get('default_scope')
+    if not cfg.get('model'):
+        raise UserError(f'config {name} has no model')
+    if scope not in TASKS:
+        raise UserError(
+            f'config {name} has default_scope {scope!r}; expected one of '
+            f'{", ".join(TASKS)}'
+        )
+    loader = cfg.get('test_dataloader') or {}
+    if 'pipeline' not in (loader.get('dataset') or {}):
+        raise UserError(
+            f'config {name} has no test_dataloader.dataset.pipeline, which says how '
+            'images are prepared'
+        )
+    return scope
+
+
+def _build_inferencer(scope: str, cfg: 'Config', device: str) -> Any:
+    """Return the host library's inferencer, with random weights."""
+    from mmengine.registry import init_default_scope
+
+    init_default_scope(scope)
+    if scope == 'mmdet':
+        from mmdet.apis import DetInferencer
+
+        # Without backends, which would make folders or ask for accounts.
+        cfg.visualizer = dict(type='DetLocalVisualizer')
+        # A palette, else its data set would be built for one.
+        return DetInferencer(cfg, device=device, palette='random', show_progress=False)
+    if scope == 'mmseg':
+        from mmseg.apis import MMSegInferencer
+
+        cfg.visualizer = dict(type='SegLocalVisualizer', alpha=OPACITY)
+        return MMSegInferencer(cfg, device=device, show_progress=False)
+    from mmpretrain import ImageClassificationInferencer
+    from mmpretrain.visualization import UniversalVisualizer
+
+    inferencer = ImageClassificationInferencer(cfg, pretrained=False, device=device)
+    inferencer.visualizer = UniversalVisualizer()
+    return inferencer
+
+
+def _check_model(model: 'nn.Module', scope: str, config: str) -> None:
+    task = TASKS[scope]
+    base = getattr(require(f'{scope}.models', 'onedl', config), task.base)
+    if not isinstance(model, base):
+        raise UserError(
+            f'the model of {config}, {type(model).__name__}, is not for '
+            f'{task.name}: expected a {task.base} of {scope}'
+        )
+
+
+# -- the checkpoint ---------------------------------------------------------------
+
+
+def _read_checkpoint(name: str) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """Return all that a checkpoint holds, and its weights."""
+    from mmmeta.weights.locate import locate
+    from mmmeta.weights.reading import read_file, unwrap
+
+    content = read_file(locate(name))
+    return content, unwrap(content, name)
+
+
+def _load_strictly(
+    model: 'nn.Module', state: dict[str, Any], checkpoint: str, config: str
+) -> None:
+    """Load all weights of a model or none; MMEngine would only warn of misfits."""
+    from mmmeta.models.metaformer import MetaFormer
+    from mmmeta.weights.errors import CheckpointError
+    from mmmeta.weights.loading import load_checkpoint
+
+    try:
+        if any(isinstance(module, MetaFormer) for module in model.modules()):
+            load_checkpoint(model, state)
+        else:
+            model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f'checkpoint {checkpoint} is not of config {config}: '
+            f'{_one_line(error, 600)}'
+        ) from error

@@ -1,0 +1,222 @@
+"""Accuracy of a classifier on a folder of class folders, as ImageNet's are."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import ImageNetInfo, create_dataset, create_loader, infer_imagenet_subset
+from torch import nn
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from mmmeta.errors import UserError
+from mmmeta.inference import hush
+from mmmeta.models.build import create_model
+from mmmeta.weights.loading import load_classifier
+from mmmeta.weights.locate import locate
+from mmmeta.weights.reading import read_state_dict
+from mmmeta.weights.state import parse
+from mmmeta.weights.zoo import Published
+
+TOP = 5
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What was measured.
+
+    Attributes:
+        images: How many images were classified.
+        top1: Percentage whose likeliest class was right.
+        top5: Percentage whose five likeliest classes had the right one.
+        images_per_second: Throughput, from file to logits.
+        failed: The images that could not be read, which do not count above.
+    """
+
+    images: int
+    top1: float
+    top5: float
+    images_per_second: float
+    failed: list[str] = field(default_factory=list)
+
+
+class ClassFolders(Dataset):
+    """Images of class folders; one that cannot be read is a black one.
+
+    An item is the transformed image and its class index, or for an unreadable image
+    -1 - its position: such an image is to be left out, and this says which it was.
+
+    Args:
+        root: Holds a folder of images for each class.
+        class_map: Class indices by folder; others are left out.
+        limit: Take at most so many, evenly spread over all. Default: all.
+
+    Raises:
+        UserError: There are no images.
+    """
+
+    def __init__(
+        self, root: Path, class_map: Mapping[str, int], limit: int | None = None
+    ) -> None:
+        try:
+            reader = create_dataset(
+                '', str(root), class_map=dict(class_map), search_split=False
+            ).reader
+        except RuntimeError as error:
+            raise UserError(f'no images in the class folders of {root}') from error
+        count = min(limit or len(reader), len(reader))
+        chosen = np.linspace(0, len(reader), count, endpoint=False, dtype=int)
+        self.samples: list[tuple[str, int]] = [reader.samples[i] for i in chosen]
+        self.transform = None  # set by timm's loader
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        path, label = self.samples[index]
+        try:
+            with Image.open(path) as file:
+                image = file.convert('RGB')
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            image, label = Image.new('RGB', (1, 1)), -1 - index
+        return self.transform(image), label
+
+
+def load_model(row: Published, checkpoint: str | None = None) -> tuple[nn.Module, int]:
+    """Return a classifier in evaluation mode and its number of classes.
+
+    Args:
+        row: The published model.
+        checkpoint: A path, an address or mmmeta://NAME of other weights for it; their
+            number of classes is the model's. Default: the published weights.
+
+    Raises:
+        CheckpointError: The weights cannot be had or do not fit.
+    """
+    if checkpoint is None:
+        with hush():
+            return create_model(row.name).eval(), row.num_classes
+    state = read_state_dict(locate(checkpoint))
+    head = parse(state).outer.get('head.fc.weight')
+    num_classes = row.num_classes if head is None else len(head)
+    with hush():
+        model = create_model(row.arch, num_classes=num_classes)
+    load_classifier(model, state)
+    return model.eval(), num_classes
+
+
+def read_class_map(
+    root: Path, num_classes: int, class_file: str | None = None
+) -> dict[str, int]:
+    """Return the class indices by folder.
+
+    They are the lines of `class_file`; else the places among all folders, sorted, where
+    there are as many as classes; else, where all are WordNet ids, those of ImageNet.
+
+    Args:
+        root: The data's folder.
+        num_classes: The model's.
+        class_file: A text file with a folder a line, in the order of the classes.
+            Default: None.
+
+    Raises:
+        OSError: There is no such folder.
+        UserError: The folders do not suit the model, or the file does not.
+    """
+    folders = sorted(
+        entry.name
+        for entry in os.scandir(root)
+        if entry.is_dir() and not entry.name.startswith('.')
+    )
+    if class_file is not None:
+        return _from_file(class_file, num_classes)
+    if len(folders) == num_classes:
+        return {name: index for index, name in enumerate(folders)}
+    subset = infer_imagenet_subset({'num_classes': num_classes})
+    if folders and subset is not None:
+        known = {name: i for i, name in enumerate(ImageNetInfo(subset).label_names())}
+        if known.keys() >= set(folders):
+            return known
+    raise UserError(
+        f'{root} has {len(folders)} class folders and the model {num_classes} classes; '
+        'expected a folder for each class, whose sorted names have the order of the '
+        'classes, some of the folders of ImageNet, such as n01440764, or --class-map'
+    )
+
+
+def _from_file(path: str, num_classes: int) -> dict[str, int]:
+    try:
+        names = Path(path).read_text().split('\n')
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f'--class-map {path} cannot be read: {error}') from error
+    names = [name.strip() for name in names if name.strip()]
+    if not len(names) == len(set(names)) == num_classes:
+        raise UserError(
+            f'--class-map {path} has {len(names)} lines, {len(set(names))} of them '
+            f'different; expected a folder for each of the {num_classes} classes'
+        )
+    return {name: index for index, name in enumerate(names)}
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    data: ClassFolders,
+    row: Published,
+    *,
+    batch_size: int = 64,
+    workers: int = 4,
+    device: str = 'cpu',
+) -> Accuracy:
+    """Classify all images and count the right answers.
+
+    Args:
+        model: Logits (B, classes) of normalised images (B, 3, H, W).
+        data: The images.
+        row: The published model: its size, crop, interpolation, mean and std are used.
+        batch_size: Images at a time. Default: 64.
+        workers: Processes that read images; 0 for none. Default: 4.
+        device: Default: 'cpu'.
+
+    Raises:
+        UserError: No image can be read.
+    """
+    loader = create_loader(
+        data,
+        row.input_size,
+        batch_size,
+        interpolation=row.interpolation,
+        mean=row.mean,
+        std=row.std,
+        crop_pct=row.crop_pct,
+        num_workers=workers,
+        persistent_workers=False,
+        pin_memory=device != 'cpu',
+        device=torch.device(device),
+    )
+    model.to(device)
+    right1 = right5 = 0
+    failed: list[str] = []
+    start = time.perf_counter()
+    with tqdm(total=len(data), unit='image', disable=None) as bar:
+        for images, labels in loader:
+            logits = model(images)
+            ranked = logits.topk(min(TOP, logits.shape[1])).indices
+            right = ranked == labels[:, None]
+            right1 += int(right[:, 0].sum())
+            right5 += int(right.sum())
+            failed += [data.samples[-1 - i][0] for i in labels.tolist() if i < 0]
+            bar.update(len(images))
+    seconds = time.perf_counter() - start
+    count = len(data) - len(failed)
+    if not count:
+        raise UserError(f'none of the {len(data)} images can be read')
+    return Accuracy(
+        count, 100 * right1 / count, 100 * right5 / count, count / seconds, failed
+    )
