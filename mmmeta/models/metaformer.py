@@ -23,8 +23,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmmeta.models.arch import NUM_STAGES, Arch, override, per_stage, resolve_arch
-from mmmeta.models.layers import Mlp, build_downsample, build_norm
-from mmmeta.models.token_mixers import Attention, build_token_mixer
+from mmmeta.models.layers import MapLayerNorm, Mlp, build_downsample, build_norm
+from mmmeta.models.token_mixers import Attention, Pooling, build_token_mixer
+from mmmeta.ops.branches import PooledBranch, RecomputedMlp
 from mmmeta.registry import MODELS
 from mmmeta.weights.init import init_weights
 from mmmeta.weights.loading import translate_in_place
@@ -40,12 +41,19 @@ class MetaFormerBlock(nn.Module):
         stage: Index of the stage, 0 to 3.
         index: Index of the block in its stage.
         drop_path: Probability that a branch is dropped for a sample. Default: 0.
+        recompute_mlp: Keep no hidden map for the backward pass. Default: False.
     """
 
     def __init__(
-        self, arch: Arch, stage: int, index: int, drop_path: float = 0.0
+        self,
+        arch: Arch,
+        stage: int,
+        index: int,
+        drop_path: float = 0.0,
+        recompute_mlp: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute_mlp = recompute_mlp
         dim = arch.dims[stage]
         norm = arch.norm[stage]
         mixer = arch.token_mixer[stage]
@@ -68,25 +76,87 @@ class MetaFormerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.pos_embed is not None:
             x = x + self.pos_embed(x)
-        branch = self.drop_path(self.token_mixer(self.norm1(x)))
-        x = _residual(x, branch, self.res_scale1, self.layer_scale1)
-        branch = self.drop_path(self.mlp(self.norm2(x)))
-        return _residual(x, branch, self.res_scale2, self.layer_scale2)
+        return self._add_mlp(self._add_mixed(x))
+
+    def _add_mixed(self, x: Tensor) -> Tensor:
+        norm, mixer, scale = self.norm1, self.token_mixer, self.layer_scale1
+        if (
+            type(mixer) is Pooling
+            and type(norm) is MapLayerNorm
+            and x.device.type == 'cpu'
+            and _runs_eagerly(norm, mixer)
+        ):
+            return PooledBranch.apply(
+                _shortcut(x, self.res_scale1),
+                x,
+                norm.weight,
+                norm.bias,
+                scale,
+                self._keep(x),
+                norm.eps,
+                mixer.pool_size,
+            )
+        branch = self.drop_path(mixer(norm(x)))
+        return _residual(_shortcut(x, self.res_scale1), branch, scale)
+
+    def _add_mlp(self, x: Tensor) -> Tensor:
+        norm, mlp, scale = self.norm2, self.mlp, self.layer_scale2
+        if (
+            self.recompute_mlp
+            and torch.is_grad_enabled()
+            and not isinstance(norm, _BatchNorm)  # it would see each batch twice
+            and _runs_eagerly(norm, mlp.fc1, mlp.act, mlp.fc2)
+        ):
+            head = nn.Sequential(norm, mlp.fc1, mlp.act)
+            return RecomputedMlp.apply(
+                head,
+                _shortcut(x, self.res_scale2),
+                x,
+                scale,
+                self._keep(x),
+                mlp.fc2.weight,
+                mlp.fc2.bias,
+                *head.parameters(),
+            )
+        branch = self.drop_path(mlp(norm(x)))
+        return _residual(_shortcut(x, self.res_scale2), branch, scale)
+
+    def _keep(self, x: Tensor) -> Tensor | None:
+        """Return what drop path multiplies each sample's branch with, (B, 1, 1, 1)."""
+        if not self.training or isinstance(self.drop_path, nn.Identity):
+            return None
+        return self.drop_path(x.new_ones(len(x), 1, 1, 1))
 
 
-def _residual(
-    x: Tensor, branch: Tensor, res_scale: Tensor | None, layer_scale: Tensor | None
-) -> Tensor:
-    """Return `res_scale * x + layer_scale * branch`, scales of shape (C,) or None."""
-    if res_scale is not None:
-        x = x * res_scale.view(-1, 1, 1)
-    if layer_scale is not None:
-        layer_scale = layer_scale.view(-1, 1, 1)
-        if torch.compiler.is_compiling():
-            # Inductor folds the product into the convolution before, the sum too.
-            return x + branch * layer_scale
-        return torch.addcmul(x, branch, layer_scale)
-    return x + branch
+def _runs_eagerly(*modules: nn.Module) -> bool:
+    """Whether modules may be passed over: nobody traces, compiles or hooks them."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or any(
+            module._forward_hooks
+            or module._forward_pre_hooks
+            or module._backward_hooks
+            or module._backward_pre_hooks
+            for module in modules
+        )
+    )
+
+
+def _shortcut(x: Tensor, res_scale: Tensor | None) -> Tensor:
+    """Return `res_scale * x`, the scale of shape (C,) or None."""
+    return x if res_scale is None else x * res_scale.view(-1, 1, 1)
+
+
+def _residual(x: Tensor, branch: Tensor, layer_scale: Tensor | None) -> Tensor:
+    """Return `x + layer_scale * branch`, the scale of shape (C,) or None."""
+    if layer_scale is None:
+        return x + branch
+    layer_scale = layer_scale.view(-1, 1, 1)
+    if torch.compiler.is_compiling():
+        # Inductor folds the product into the convolution before, the sum too.
+        return x + branch * layer_scale
+    return torch.addcmul(x, branch, layer_scale)
 
 
 class MetaFormerStage(nn.Module):
@@ -99,6 +169,7 @@ class MetaFormerStage(nn.Module):
         drop_path: Drop rate of each block, `depths[stage]` of them.
         with_cp: How many blocks, from the first, recompute their activations in
             the backward pass instead of keeping them.
+        recompute_mlp: As for `MetaFormerBlock`.
     """
 
     def __init__(
@@ -108,6 +179,7 @@ class MetaFormerStage(nn.Module):
         in_dim: int,
         drop_path: Sequence[float],
         with_cp: int = 0,
+        recompute_mlp: bool = False,
     ) -> None:
         super().__init__()
         self.with_cp = with_cp
@@ -115,7 +187,8 @@ class MetaFormerStage(nn.Module):
             arch.downsample[stage], in_dim, arch.dims[stage]
         )
         self.blocks = nn.ModuleList(
-            MetaFormerBlock(arch, stage, i, rate) for i, rate in enumerate(drop_path)
+            MetaFormerBlock(arch, stage, i, rate, recompute_mlp)
+            for i, rate in enumerate(drop_path)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,8 +207,8 @@ class MetaFormer(BaseModule):
 
     Takes images (B, 3, H, W) with H, W >= 32, divisible by 32 or not, and returns
     a tuple of maps. With `fork_feat`, feature i is (B, dims[i], H_i, W_i) at
-    stride 4, 8, 16, 32, in contiguous memory unless `channels_last_out` says other;
-    without, the one last map, normalised where the family's classifier expects that.
+    stride 4, 8, 16, 32, in contiguous memory; without, the one last map,
+    normalised where the family's classifier expects that.
 
     Args:
         arch: For a family (`PoolFormer`, ...) the size, such as 's12'; for
@@ -165,12 +238,12 @@ class MetaFormer(BaseModule):
             Default: -1.
         norm_eval: Keep batch norms in evaluation mode while training.
             Default: False.
-        channels_last_out: Return maps in channels_last memory, in which what is behind
-            them is faster on a CPU, instead of contiguous. Not for models with a RoI
-            head: mmcv's RoIAlign does not look at the strides of a map there, and
-            would cut its regions out of scrambled memory. Default: False.
         with_cp: Recompute block activations in the backward pass to save memory:
             True for all blocks, or four counts of blocks, one a stage.
+            Default: False.
+        recompute_mlp: Recompute only the hidden maps of the MLPs, most of what a
+            training step keeps, at a fraction of the time; not where the MLP's norm is
+            a batch norm, and not in a compiled model, whose compiler chooses.
             Default: False.
         init_cfg: MMEngine's initialisation config.
             `dict(type='Pretrained', checkpoint=...)` loads strictly, in any layout
@@ -183,6 +256,9 @@ class MetaFormer(BaseModule):
     family = 'MetaFormer'
     base: Mapping[str, Any] = {}
     archs: dict[str, Arch] = {}  # filled by the families, see families.py
+    # mmcv's RoIAlign does not look at the strides of a map on a CPU, and would cut its
+    # regions out of scrambled memory; `optimize` knows when there is none.
+    channels_last_out = False
     _load_strictly = True
 
     def __init__(
@@ -198,8 +274,8 @@ class MetaFormer(BaseModule):
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        channels_last_out: bool = False,
         with_cp: bool | Sequence[int] = False,
+        recompute_mlp: bool = False,
         init_cfg: Mapping | Sequence[Mapping] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -219,14 +295,16 @@ class MetaFormer(BaseModule):
         self.out_indices = _check_out_indices(out_indices) if fork_feat else (3,)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        self.channels_last_out = channels_last_out
 
-        self._build_stages(drop_path_rate, _blocks_to_checkpoint(with_cp, self.arch))
+        blocks = _blocks_to_checkpoint(with_cp, self.arch)
+        self._build_stages(drop_path_rate, blocks, recompute_mlp)
         self._build_norms(out_norm, _read_fork_last3(fork_last3))
         self.reset_parameters()
         self._freeze()
 
-    def _build_stages(self, drop_path_rate: float, with_cp: Sequence[int]) -> None:
+    def _build_stages(
+        self, drop_path_rate: float, with_cp: Sequence[int], recompute_mlp: bool
+    ) -> None:
         last = max(sum(self.arch.depths) - 1, 1)
         rates = [drop_path_rate * k / last for k in range(sum(self.arch.depths))]
         in_dim = self.in_channels
@@ -235,7 +313,9 @@ class MetaFormer(BaseModule):
             start = sum(self.arch.depths[:i])
             stage_rates = rates[start : start + self.arch.depths[i]]
             self.stages.append(
-                MetaFormerStage(self.arch, i, in_dim, stage_rates, with_cp[i])
+                MetaFormerStage(
+                    self.arch, i, in_dim, stage_rates, with_cp[i], recompute_mlp
+                )
             )
             in_dim = self.arch.dims[i]
 

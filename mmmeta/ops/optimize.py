@@ -24,7 +24,8 @@ class OptimizedBackbone(nn.Module):
         run: What maps images (B, 3, H, W) of `dtype` to the outputs.
         dtype: What the images are brought to; outputs come back in the dtype that the
             images had.
-        channels_last_out: As for `MetaFormer`.
+        channels_last_out: Return maps in channels_last memory, in which what is behind
+            them is faster, instead of contiguous. Default: False.
     """
 
     def __init__(
