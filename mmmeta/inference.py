@@ -62,9 +62,16 @@ class Predictor:
         Raises:
             UserError: The model does another task than its library's main one.
         """
+        return self.forward(self.prepare(images))
+
+    def prepare(self, images: Sequence['np.ndarray']) -> dict[str, Any]:
+        """Return the batch that the config's test pipeline makes of images."""
         (batch,) = self.inferencer.preprocess(list(images), batch_size=len(images))
-        if self.task == 'detection':
-            _, batch = batch  # the images, and what was made of them
+        # A detector's has the images themselves in front.
+        return batch[1] if self.task == 'detection' else batch
+
+    def forward(self, batch: dict[str, Any]) -> list[Any]:
+        """Run the model on a batch; see `__call__`."""
         samples = self.inferencer.forward(batch)
         field = next(task.field for task in TASKS.values() if task.name == self.task)
         if field not in samples[0]:

@@ -31,7 +31,7 @@ def class_names(
             known = {'classes': map(str, range(count))}
     classes = tuple(known['classes'])
     palette = known.get('palette')
-    if isinstance(palette, str) or len(palette or ()) < len(classes):
+    if isinstance(palette, str) or len(palette or ()) != len(classes):
         palette = np.random.RandomState(42).randint(0, 256, (len(classes), 3)).tolist()
     return classes, tuple(tuple(map(int, color)) for color in palette)
 

@@ -1,0 +1,134 @@
+"""What is shown of a prediction: a picture, and words about it."""
+
+from collections import Counter
+from html import escape
+from typing import Any
+
+import cv2
+import numpy as np
+from mmengine.structures import BaseDataElement
+from mmengine.visualization import Visualizer
+
+from mmmeta.demo.engine import Prediction
+from mmmeta.inference import OPACITY
+
+# Smaller images are enlarged before labels are written on them; pixels.
+MIN_SIDE = 640
+
+
+def draw(prediction: Prediction, threshold: float) -> np.ndarray:
+    """Return the image with what was found, uint8 (H, W, 3), RGB.
+
+    Args:
+        prediction: Of a detector or a segmentor.
+        threshold: Only objects with a higher score are drawn.
+    """
+    if prediction.task == 'segmentation':
+        return _draw_map(prediction)
+    return _draw_objects(prediction, threshold)
+
+
+def _draw_objects(prediction: Prediction, threshold: float) -> np.ndarray:
+    from mmdet.visualization import DetLocalVisualizer
+
+    image, sample = prediction.image[..., ::-1], prediction.sample.clone()
+    found = _above(prediction, threshold).numpy()
+    scale = -(-MIN_SIDE // max(image.shape[:2]))
+    if scale > 1:
+        image = cv2.resize(
+            image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC
+        )
+        found.bboxes = found.bboxes * scale
+        if 'masks' in found:
+            found.masks = found.masks.repeat(scale, 1).repeat(scale, 2)
+    sample.pred_instances = found
+    return _draw_sample(DetLocalVisualizer(line_width=2), prediction, image, sample)
+
+
+def _draw_map(prediction: Prediction) -> np.ndarray:
+    from mmseg.visualization import SegLocalVisualizer
+
+    image = prediction.image[..., ::-1]
+    # Instead of labels on the picture, the page has a legend.
+    return _draw_sample(
+        SegLocalVisualizer(), prediction, image, prediction.sample, with_labels=False
+    )
+
+
+def _draw_sample(
+    visualizer: Visualizer,
+    prediction: Prediction,
+    image: np.ndarray,
+    sample: BaseDataElement,
+    **options: Any,
+) -> np.ndarray:
+    visualizer.alpha = OPACITY
+    visualizer.dataset_meta = dict(
+        classes=prediction.classes, palette=list(prediction.palette)
+    )
+    visualizer.add_datasample('page', image, sample, draw_gt=False, **options)
+    return visualizer.get_image()
+
+
+def _above(prediction: Prediction, threshold: float) -> BaseDataElement:
+    found = prediction.sample.pred_instances
+    return found[found.scores > threshold]
+
+
+def describe(prediction: Prediction, threshold: float) -> str:
+    """Return what was found, as HTML."""
+    if prediction.task == 'segmentation':
+        return _legend(prediction)
+    if prediction.task == 'detection':
+        return _count(prediction, threshold)
+    return ''
+
+
+def _count(prediction: Prediction, threshold: float) -> str:
+    labels = _above(prediction, threshold).labels.tolist()
+    counts = Counter(prediction.classes[label] for label in labels)
+    objects = f'{len(labels)} object{"" if len(labels) == 1 else "s"}'
+    text = f'<strong>{objects}</strong> with a score above {threshold:.2f}'
+    if counts:
+        names = (f'{n} {escape(name)}' for name, n in counts.most_common())
+        text += f': {", ".join(names)}'
+    return text
+
+
+def _legend(prediction: Prediction) -> str:
+    """Return the classes on the map with their colours and shares of the image."""
+    labels = prediction.sample.pred_sem_seg.data.flatten()
+    counts = np.bincount(labels)
+    rows = []
+    for label in np.argsort(-counts)[: (counts > 0).sum()]:
+        colour = ','.join(map(str, prediction.palette[label]))
+        name = escape(prediction.classes[label])
+        share = 100 * counts[label] / len(labels)
+        rows.append(
+            f'<li><span class="swatch" style="background:rgb({colour})"></span>'
+            f'{name} {share:.1f} %</li>'
+        )
+    return f'<ul class="legend">{"".join(rows)}</ul>'
+
+
+def scores(prediction: Prediction) -> dict[str, float]:
+    """Return a classifier's probabilities by class."""
+    names = prediction.classes
+    # Two of ImageNet's classes may have one name.
+    twice = {name for name, n in Counter(names).items() if n > 1}
+    values = prediction.sample.pred_score.tolist()
+    return {
+        f'{name} ({i})' if name in twice else name: value
+        for i, (name, value) in enumerate(zip(names, values, strict=True))
+    }
+
+
+def timing(prediction: Prediction) -> str:
+    """Return how long the model took, on what."""
+    height, width = prediction.image.shape[:2]
+    rows, columns = prediction.input_size
+    return (
+        f'Model: {1000 * prediction.seconds:.0f} ms on {prediction.device}, after a '
+        f'warm-up. Image: {width}x{height} pixels, {columns}x{rows} as the model '
+        'sees it.'
+    )

@@ -1,0 +1,98 @@
+"""Runs models on images, one model in memory at a time."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmmeta.demo.found import Model
+from mmmeta.inference import Predictor, build_predictor, pick_device
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model said of an image; holds nothing of the model.
+
+    Attributes:
+        task: 'detection', 'segmentation' or 'classification'.
+        image: uint8 (H, W, 3), BGR.
+        sample: The host library's data sample, on the CPU.
+        classes: Names by index.
+        palette: Their colours, RGB, 0 to 255.
+        seconds: How long the model took, after a warm-up.
+        device: Where it ran, such as 'cpu'.
+        input_size: Height and width of what it was given, in pixels.
+    """
+
+    task: str
+    image: np.ndarray
+    sample: Any
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    seconds: float
+    device: str
+    input_size: tuple[int, int]
+
+
+class Engine:
+    """Keeps the model last used.
+
+    Args:
+        device: Such as 'cpu' or 'cuda:0'. Default: a GPU if there is one.
+
+    Raises:
+        UserError: There is no such device.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        self.device = pick_device(device)
+        self._model: Model | None = None
+        self._predictor: Predictor | None = None
+        self._warm: set[tuple[int, ...]] = set()  # input shapes the model has seen
+
+    def predict(self, model: Model, image: np.ndarray) -> Prediction:
+        """Run a model on an image, uint8 (H, W, 3), BGR.
+
+        Raises:
+            UserError: The model cannot be built.
+            CheckpointError: The checkpoint cannot be had or does not fit.
+        """
+        self._load(model)
+        batch = self._predictor.prepare([image])
+        shape = batch['inputs'][0].shape
+        if shape not in self._warm:
+            self._forward(batch)
+            self._warm.add(shape)
+        start = time.perf_counter()
+        sample = self._forward(batch)
+        seconds = time.perf_counter() - start
+        return Prediction(
+            model.task,
+            image,
+            sample.cpu(),
+            self._predictor.classes,
+            self._predictor.palette,
+            seconds,
+            self.device,
+            tuple(shape[-2:]),
+        )
+
+    def _forward(self, batch: dict) -> Any:
+        """Return the data sample of a batch of one, once it is computed."""
+        (sample,) = self._predictor.forward(batch)
+        if self.device.startswith('cuda'):
+            torch.cuda.synchronize(self.device)
+        return sample
+
+    def _load(self, model: Model) -> None:
+        if model == self._model:
+            return
+        # The old one goes first: there may not be room for two.
+        self._model = self._predictor = None
+        self._warm.clear()
+        if self.device.startswith('cuda'):
+            torch.cuda.empty_cache()
+        self._predictor = build_predictor(model.config, model.checkpoint, self.device)
+        self._model = model

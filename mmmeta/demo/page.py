@@ -1,0 +1,282 @@
+"""The page: its parts, and what happens when they are used."""
+
+import sys
+from collections.abc import Callable, Sequence
+from html import escape
+
+import gradio as gr
+import numpy as np
+
+from mmmeta.demo import drawing
+from mmmeta.demo.engine import Engine, Prediction
+from mmmeta.demo.found import Model, make_model
+from mmmeta.errors import UserError
+from mmmeta.inference import TASKS, read_image
+
+THRESHOLD = 0.5
+# What to run where no model was found.
+HINTS = {
+    'detection': 'run <code>make demo</code>, which trains one in minutes',
+    'segmentation': (
+        'train one in minutes: <code>python tools/train.py configs/segmentation/'
+        'semantic_fpn_poolformer_s12_shapes.py</code>'
+    ),
+    'classification': (
+        'start the page with a config and a checkpoint: <code>mmmeta demo configs/'
+        'classification/poolformer_s12.py mmmeta://poolformer_s12.sail_in1k</code>'
+    ),
+}
+CSS = """
+.gradio-container { max-width: 1200px !important; margin: auto; }
+:focus-visible { outline: 2px solid var(--color-accent) !important; }
+.note { margin: 0; overflow-wrap: anywhere; }
+.note.error { color: var(--error-text-color) !important; padding-left: 8px;
+  border-left: 3px solid var(--error-border-color); }
+:is(#hint, #status, #summary):not(:has(p, ul, strong)) { display: none; }
+.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 16px;
+  margin: 0; padding: 0; }
+.swatch { display: inline-block; width: 1em; height: 1em; margin-right: 6px;
+  border: 1px solid var(--border-color-primary); vertical-align: -2px; }
+"""
+
+
+def note(text: str, error: bool = False) -> str:
+    """Return a line of HTML; errors are read out at once."""
+    kind, role = (' error', 'alert') if error else ('', 'status')
+    return f'<p class="note{kind}" role="{role}">{text}</p>'
+
+
+def shown(yes: bool) -> bool | str:
+    """Return `visible` for Gradio; what is False in it may not come back."""
+    return True if yes else 'hidden'
+
+
+def open_image(path: str | None) -> np.ndarray:
+    """Return an image, upright, uint8 (H, W, 3), BGR.
+
+    Raises:
+        UserError: There is none, or the file is no image.
+    """
+    if path is None:
+        raise UserError('choose an image first: drop one, or take an example')
+    try:
+        return read_image(path)
+    except ValueError as error:
+        raise UserError(
+            'this file cannot be read as an image; expected a JPEG, PNG, WebP or '
+            'the like, not damaged'
+        ) from error
+
+
+def explain(error: Exception) -> str:
+    """Return an error as one line, for the page and the terminal."""
+    text = ' '.join(str(error).split())
+    if isinstance(error, MemoryError) or 'memory' in text.lower():
+        text = f'not enough memory; try a smaller image or another --device ({text})'
+    elif not isinstance(error, UserError | OSError | RuntimeError | ValueError):
+        text = f'{type(error).__name__}: {text}'
+    print(f'mmmeta demo: {text}', file=sys.stderr)
+    return note(escape(text), error=True)
+
+
+class Page:
+    """The page's parts, and the functions that answer to them.
+
+    Args:
+        engine: Runs the models.
+        given: The models of the command line, offered first.
+        find: Called when the page is opened; returns the models to offer.
+        examples: Paths of images to choose from.
+        may_add: Whether the page takes paths of configs, which are programs.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        given: Sequence[Model],
+        find: Callable[[], list[Model]],
+        examples: Sequence[str],
+        may_add: bool,
+    ) -> None:
+        self.engine = engine
+        self.find = find
+        self.examples = examples
+        self.may_add = may_add
+        self.given = list(given)
+        self.models: list[Model] = []
+        self.blocks = self._build()
+
+    def _build(self) -> gr.Blocks:
+        with gr.Blocks(title='mmmeta demo', analytics_enabled=False) as blocks:
+            gr.Markdown(
+                '# mmmeta demo\nRun a trained model on an image. Everything stays on '
+                'this machine.'
+            )
+            with gr.Row():
+                with gr.Column(min_width=280):
+                    self._build_inputs()
+                with gr.Column(min_width=280):
+                    self._build_results()
+            self._connect(blocks)
+        return blocks
+
+    def _build_inputs(self) -> None:
+        self.task = gr.Radio(
+            [task.name for task in TASKS.values()], label='Task', elem_id='task'
+        )
+        self.model = gr.Dropdown([], label='Model', elem_id='model', filterable=False)
+        self.hint = gr.HTML(elem_id='hint', padding=False)
+        if self.may_add:
+            with gr.Accordion('Another model', open=False):
+                self.config = gr.Textbox(label='Config', placeholder='configs/...py')
+                self.checkpoint = gr.Textbox(
+                    label='Checkpoint', placeholder='a file, or mmmeta://NAME'
+                )
+                self.add = gr.Button('Add', elem_id='add')
+        self.image = gr.Image(
+            type='filepath', label='Image', sources=['upload', 'clipboard'], height=320
+        )
+        gr.Examples([[path] for path in self.examples], self.image, label='Examples')
+        self.button = gr.Button('Run', variant='primary', elem_id='run')
+
+    def _build_results(self) -> None:
+        self.status = gr.HTML(elem_id='status', padding=False)
+        self.picture = gr.Image(
+            label='Found',
+            interactive=False,
+            format='png',
+            elem_id='picture',
+            buttons=['download', 'fullscreen'],
+        )
+        self.top = gr.Label(
+            label='Most likely', num_top_classes=5, visible='hidden', elem_id='top'
+        )
+        self.summary = gr.HTML(elem_id='summary', padding=False)
+        self.threshold = gr.Slider(
+            0,
+            1,
+            THRESHOLD,
+            step=0.01,
+            label='Score above',
+            elem_id='threshold',
+            buttons=[],
+        )
+        self.prediction = gr.State()
+
+    def _connect(self, blocks: gr.Blocks) -> None:
+        # One at a time, over all pages: there is one model, in one place.
+        one = dict(concurrency_id='model', concurrency_limit=1)
+        results = [self.status, self.picture, self.top, self.summary, self.prediction]
+        blocks.load(self.open, None, [self.task, self.model, self.hint, self.button])
+        self.task.input(
+            self.choose_task, self.task, [self.model, self.hint, self.button]
+        )
+        gr.on(
+            [self.model.change, self.image.change],
+            self.clear,
+            self.model,
+            [*results, self.threshold],
+            show_progress='hidden',
+            **one,
+        )
+        self.button.click(
+            self.run,
+            [self.model, self.image, self.threshold],
+            results,
+            show_progress_on=[self.picture, self.top],
+            preprocess=False,  # it would raise for a broken file, before `run`
+            **one,
+        )
+        self.threshold.change(
+            self.redraw,
+            [self.prediction, self.threshold],
+            [self.picture, self.summary],
+            show_progress='hidden',
+            trigger_mode='always_last',
+            **one,
+        )
+        if self.may_add:
+            self.add.click(
+                self.add_model,
+                [self.config, self.checkpoint],
+                [self.status, self.task, self.model, self.hint, self.button],
+            )
+
+    def open(self) -> list:
+        """Offer what there is now; a training may have ended since."""
+        self.models = list(dict.fromkeys([*self.given, *self.find()]))
+        task = self.models[0].task if self.models else 'detection'
+        return [gr.update(value=task), *self.choose_task(task)]
+
+    def choose_task(self, task: str, chosen: Model | None = None) -> list:
+        """Offer the models of a task, or say how to get one."""
+        models = [model for model in self.models if model.task == task]
+        value = chosen or (models[0] if models else None)
+        return [
+            gr.update(
+                choices=[(model.label, model.key) for model in models],
+                value=value and value.key,
+                visible=shown(bool(models)),
+            ),
+            ''
+            if models
+            else note(f'No trained model for {task} found: {HINTS[task]}.'),
+            gr.update(interactive=bool(models)),
+        ]
+
+    def _chosen(self, key: str | None) -> Model:
+        for model in self.models:
+            if model.key == key:
+                return model
+        raise UserError('choose a model first')
+
+    def add_model(self, config: str, checkpoint: str) -> list:
+        """Offer a model by the paths typed into the page."""
+        try:
+            model = make_model(config.strip(), checkpoint.strip())
+        except Exception as error:
+            return [explain(error), *[gr.skip()] * 4]
+        if model not in self.models:
+            self.given.append(model)
+            self.models.append(model)
+        return [
+            '',
+            gr.update(value=model.task),
+            *self.choose_task(model.task, model),
+        ]
+
+    def clear(self, key: str | None) -> list:
+        """Take away the results of another model or image."""
+        task = next((m.task for m in self.models if m.key == key), 'detection')
+        classifies = task == 'classification'
+        return [
+            '',
+            gr.update(value=None, visible=shown(not classifies)),
+            gr.update(value=None, visible=shown(classifies)),
+            '',
+            None,
+            gr.update(visible=shown(task == 'detection')),
+        ]
+
+    def run(self, key: str | None, file: dict | None, threshold: float) -> list:
+        """Run the model, and show what it found or why it could not."""
+        try:
+            image = open_image(file and file['path'])
+            prediction = self.engine.predict(self._chosen(key), image)
+            status = note(drawing.timing(prediction))
+            if prediction.task == 'classification':
+                top = drawing.scores(prediction)
+                return [status, None, top, '', None]
+            picture, summary = self.redraw(prediction, threshold)
+            return [status, picture, None, summary, prediction]
+        except Exception as error:  # whatever it is, the page has to say so
+            return [explain(error), None, None, '', None]
+
+    def redraw(self, prediction: Prediction | None, threshold: float) -> list:
+        """Draw a prediction again; the model does not run."""
+        if prediction is None:
+            return [gr.skip(), gr.skip()]
+        return [
+            drawing.draw(prediction, threshold),
+            drawing.describe(prediction, threshold),
+        ]

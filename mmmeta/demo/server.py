@@ -1,0 +1,146 @@
+"""Serves the page on this machine, until Ctrl-C."""
+
+import errno
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmmeta.demo.found import Model, find_models
+from mmmeta.errors import UserError, require
+
+if TYPE_CHECKING:
+    from mmmeta.demo.page import Page
+
+PORT = 7860
+NUM_EXAMPLES = 4
+
+
+def serve(
+    given: list[Model],
+    host: str = '127.0.0.1',
+    port: int | None = None,
+    device: str | None = None,
+    browser: bool = True,
+) -> int:
+    """Serve the page and return the exit status.
+
+    Args:
+        given: Models to offer beside those in work_dirs/.
+        host: Address to listen on. Default: this machine alone.
+        port: Port to listen on. Default: the first free one from 7860.
+        device: Where models run. Default: a GPU if there is one.
+        browser: Open the page in the user's browser. Default: True.
+
+    Raises:
+        UserError: Gradio is not installed, or the port is taken.
+    """
+    port = _find_port(host, port)
+    with tempfile.TemporaryDirectory(prefix='mmmeta-demo-') as folder:
+        _keep_private(folder)
+        gr = require('gradio', 'demo', 'mmmeta demo')
+        from mmmeta.demo.page import CSS
+
+        page = _make_page(given, host, device, Path(folder))
+        page.blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            inbrowser=browser,
+            prevent_thread_lock=True,
+            quiet=True,
+            footer_links=[],
+            ssr_mode=False,
+            mcp_server=False,
+            theme=gr.themes.Default(
+                primary_hue='blue', font=['system-ui', 'sans-serif']
+            ),
+            css=CSS,
+        )
+        print(f'mmmeta demo: {page.blocks.local_url} (Ctrl-C ends it)', flush=True)
+        # As Ctrl-C: uploads are not left behind.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print('mmmeta demo: ended', flush=True)
+        finally:
+            page.blocks.close(verbose=False)
+    return 0
+
+
+def _keep_private(folder: str) -> None:
+    """Set up Gradio, before its import, so that it stays on this machine."""
+    os.environ.update(
+        GRADIO_ANALYTICS_ENABLED='False',
+        GRADIO_TEMP_DIR=folder,  # uploads go when the page ends
+        NO_PROXY=f'{os.environ.get("NO_PROXY", "")},127.0.0.1,localhost'.lstrip(','),
+    )
+    # Of libraries, on what a user of the page can do nothing about.
+    for text in ('Warning: The (bbox|polygon) is out of bounds', "'HTTP_422"):
+        warnings.filterwarnings('ignore', message=text)
+
+
+def _find_port(host: str, port: int | None) -> int:
+    """Return a free port.
+
+    Raises:
+        UserError: The port that was asked for is taken, or the address is wrong.
+    """
+    ports = [port] if port is not None else range(PORT, PORT + 100)
+    for candidate in ports:
+        try:
+            with socket.socket() as server:
+                server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                server.bind((host, candidate))
+        except socket.gaierror as error:
+            raise UserError(f'--host {host}: no address of this machine') from error
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise UserError(
+                    f'cannot listen on {host}, port {candidate}: {error.strerror}; '
+                    'choose others with --host and --port'
+                ) from error
+        else:
+            if port is None and candidate != PORT:
+                print(f'port {PORT} is in use, taking {candidate}', file=sys.stderr)
+            return candidate
+    raise UserError(
+        f'port {ports[0]} is in use; choose another with --port, or leave --port out '
+        'for the first that is free'
+    )
+
+
+def _make_page(
+    given: list[Model], host: str, device: str | None, folder: Path
+) -> 'Page':
+    from mmmeta.demo.engine import Engine
+    from mmmeta.demo.page import Page
+
+    def find() -> list[Model]:
+        models, left_out = find_models()
+        for line in left_out:
+            print(f'mmmeta demo: left out: {line}', file=sys.stderr)
+        return models
+
+    # A config is a program: only those at this machine may name one.
+    may_add = host in ('127.0.0.1', 'localhost')
+    return Page(Engine(device), given, find, _make_examples(folder), may_add)
+
+
+def _make_examples(folder: Path) -> list[str]:
+    """Write a few scenes of the embedded data set; return their paths."""
+    import cv2
+    import numpy as np
+
+    from mmmeta.datasets import make_scene
+
+    paths = [str(folder / f'shapes-{i + 1}.png') for i in range(NUM_EXAMPLES)]
+    for i, path in enumerate(paths):
+        cv2.imwrite(path, make_scene(np.random.default_rng(i), 256).image)
+    return paths
