@@ -1,20 +1,32 @@
 """Parameters and multiply-accumulates, counted as the papers count them."""
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmmeta.errors import UserError
+from mmmeta.inference import hush, load_config
 from mmmeta.models.layers import ChannelLayerNorm, MapLayerNorm
 
 NORMS = (_BatchNorm, ChannelLayerNorm, MapLayerNorm, nn.GroupNorm, nn.LayerNorm)
 
+# What a two-stage detector's heads are counted for, as MMDetection 2 did it for the
+# published figures: this many boxes, and masks for the best of them.
+NUM_BOXES, NUM_MASKS = 1000, 100
+
+# The papers print the cost of COCO's 800x1333 for a width that strides divide.
+PRINTED_SIZE = {(800, 1333): (800, 1280)}
+
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a model costs.
+    """What a model, or a part of one, costs.
 
     Attributes:
         params: Trainable and frozen parameters.
@@ -36,16 +48,118 @@ class Complexity:
 
 
 def count(model: nn.Module, size: tuple[int, int] = (224, 224)) -> Complexity:
-    """Count a backbone or a classifier for one image of (height, width) `size`.
+    """Count a model for one image of (height, width) `size`.
 
     The model is run once, in evaluation mode, on the device it is on; on
-    `torch.device('meta')` nothing is computed.
+    `torch.device('meta')` nothing is computed. The heads of a two-stage detector
+    are counted for 1000 boxes and 100 masks.
     """
-    norm_elements = 0
+    return count_parts(model, size)['']
 
-    def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-        nonlocal norm_elements
-        norm_elements += output.numel()
+
+def count_parts(
+    model: nn.Module, size: tuple[int, int] = (224, 224)
+) -> dict[str, Complexity]:
+    """Count a model and its parts for one image, as `count` does.
+
+    Args:
+        model: A backbone, classifier, detector or segmentor.
+        size: Height and width of the image in pixels. Default: (224, 224).
+
+    Returns:
+        By the part's name in the model, in the order of the model: backbone, its
+        stages (`backbone.stages.0`), neck and heads, a two-stage detector's each by
+        itself (`roi_head.bbox_head`). The model as a whole is `''`. A head for
+        training alone has parameters and no MACs.
+    """
+    counter, normalised = _run(model, size)
+    counts = counter.get_flop_counts()
+    return {
+        name: Complexity(
+            params=sum(p.numel() for p in part.parameters()),
+            frozen=sum(
+                b.numel() for n, b in part.named_buffers() if 'random_matrix' in n
+            ),
+            macs=(_flops(part, name, counts) if name else counter.get_total_flops())
+            // 2,
+            norm_macs=5 * sum(normalised[m] for m in part.modules()),
+        )
+        for name, part in [*_parts(model), ('', model)]
+    }
+
+
+def load(target: str) -> tuple[nn.Module, tuple[int, int]]:
+    """Build what is to be counted on the meta device, without weights.
+
+    Args:
+        target: A name of `mmmeta.list_models` or `mmmeta list --pretrained`, or a
+            config file of MMDetection, MMSegmentation or MMPretrain.
+
+    Returns:
+        The model, and height and width of the image that the published figures are
+        for: the checkpoint's or 224x224 for a name, the size that the test pipeline
+        resizes or crops to for a config, 800x1280 where that is COCO's 800x1333.
+
+    Raises:
+        UserError: The config cannot be read, or has no model.
+        ValueError: An unknown name; the message has the nearest.
+    """
+    if target.endswith('.py') or '::' in target:
+        return _load_config(target)
+    from mmmeta import create_model
+    from mmmeta.weights.zoo import find
+
+    arch, _, tag = target.partition('.')
+    row = find(target) if tag else None
+    with hush(), torch.device('meta'):
+        model = create_model(arch, num_classes=row.num_classes if row else None)
+    side = row.input_size if row else 224
+    return model, (side, side)
+
+
+class _Forward(nn.Module):
+    """Runs a model as for a test, without what looks at values."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> None:
+        model = self.model
+        if not hasattr(model, 'roi_head'):
+            model(images)
+            return
+        maps = model.extract_feat(images)
+        if model.with_rpn:
+            model.rpn_head(maps)
+        roi = model.roi_head
+        _run_heads(roi, roi.bbox_head, roi.bbox_roi_extractor, NUM_BOXES, images)
+        if roi.with_mask:
+            extractor = roi.mask_roi_extractor or roi.bbox_roi_extractor
+            _run_heads(roi, roi.mask_head, extractor, NUM_MASKS, images)
+
+
+def _run_heads(
+    roi: nn.Module, heads: nn.Module, extractors: nn.Module, number: int, like: Tensor
+) -> None:
+    """Run the heads of one kind, one or a cascade of them, on `number` regions."""
+    heads = heads if isinstance(heads, nn.ModuleList) else [heads]
+    if isinstance(extractors, nn.ModuleList):
+        extractors = extractors[0]
+    size = extractors.roi_layers[0].output_size
+    regions = like.new_empty(number, extractors.out_channels, *size)
+    for head in heads:
+        head(roi.shared_head(regions) if roi.with_shared_head else regions)
+
+
+def _run(
+    model: nn.Module, size: tuple[int, int]
+) -> tuple[FlopCounterMode, Counter[nn.Module]]:
+    """Run the model; return the counter and the elements that each norm put out."""
+    normalised: Counter[nn.Module] = Counter()
+
+    def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
+        normalised[module] += output.numel()
 
     norms = [m for m in model.modules() if isinstance(m, NORMS)]
     handles = [m.register_forward_hook(hook) for m in norms]
@@ -54,15 +168,62 @@ def count(model: nn.Module, size: tuple[int, int] = (224, 224)) -> Complexity:
     counter = FlopCounterMode(display=False)
     try:
         with torch.no_grad(), counter:
-            model.eval()(torch.empty(1, 3, *size, device=device))
+            _Forward(model.eval())(torch.empty(1, 3, *size, device=device))
     finally:
         for handle in handles:
             handle.remove()
         model.train(training)
-    frozen = sum(b.numel() for n, b in model.named_buffers() if 'random_matrix' in n)
-    return Complexity(
-        params=sum(p.numel() for p in model.parameters()),
-        frozen=frozen,
-        macs=counter.get_total_flops() // 2,
-        norm_macs=5 * norm_elements,
-    )
+    return counter, normalised
+
+
+def _flops(module: nn.Module, name: str, counts: Mapping[str, Mapping]) -> int:
+    """A module's figure, or the sum of its children's where it was not called."""
+    called = counts.get(f'{_Forward.__name__}.model.{name}')
+    if called is not None:
+        return sum(called.values())
+    return sum(_flops(m, f'{name}.{n}', counts) for n, m in module.named_children())
+
+
+def _parts(model: nn.Module, prefix: str = '') -> Iterator[tuple[str, nn.Module]]:
+    """Yield the parts that `count_parts` names, those without parameters left out."""
+    for name, child in model.named_children():
+        path = f'{prefix}{name}'
+        if not any(True for _ in child.parameters()):
+            continue
+        if name in ('roi_head', 'stages'):
+            yield from _parts(child, f'{path}.')
+            continue
+        yield path, child
+        if name == 'backbone' and hasattr(child, 'stages'):
+            yield from _parts(child.stages, f'{path}.stages.')
+
+
+def _load_config(path: str) -> tuple[nn.Module, tuple[int, int]]:
+    from mmengine.registry import MODELS, init_default_scope
+
+    cfg = load_config(path)
+    if not cfg.get('model'):
+        raise UserError(f'config {path} has no model')
+    scope = cfg.get('default_scope') or 'mmengine'
+    init_default_scope(scope)
+    model_cfg = dict(cfg.model, _scope_=scope)
+    with hush():
+        try:
+            with torch.device('meta'):
+                model = MODELS.build(model_cfg)
+        except RuntimeError:  # some backbones compute their drop rates with tensors
+            model = MODELS.build(model_cfg).to('meta')
+    return model, _test_size(cfg)
+
+
+def _test_size(cfg: Mapping[str, Any]) -> tuple[int, int]:
+    """Return height and width of the images that the test pipeline makes."""
+    sizes = {
+        str(step['type']).split('.')[-1]: step.get('crop_size', step.get('scale'))
+        for step in cfg.get('test_pipeline') or ()
+    }
+    size = sizes.get('CenterCrop') or sizes.get('Resize') or (224, 224)
+    if isinstance(size, int):
+        return size, size
+    height, width = size[1], size[0]
+    return PRINTED_SIZE.get((height, width), (height, width))
