@@ -1,0 +1,208 @@
+"""Where models look: class activation maps of classifiers, detectors and segmentors.
+
+The maps themselves are those of the `grad-cam` library; `mmmeta.explain_models` says
+what it needs to know of a model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import functional as tf
+
+from mmmeta.errors import UserError
+from mmmeta.inference import hush
+
+if TYPE_CHECKING:
+    from pytorch_grad_cam.base_cam import BaseCAM
+
+# What becomes of the image where the model has not seen it: mixed with so much white.
+UNSEEN = 0.6
+
+
+class View(NamedTuple):
+    """An image as a model sees it.
+
+    Attributes:
+        tensor: (1, 3, h, w), float32, normalised.
+        content: Height and width of what is not padding, from the upper left corner.
+        box: What part of the image that is: left, upper, right, lower, in pixels.
+        samples: A detector's data samples; None for others.
+    """
+
+    tensor: Tensor
+    content: tuple[int, int]
+    box: tuple[float, float, float, float]
+    samples: Any = None
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How a classifier wants its images: a central crop, resized and normalised.
+
+    Attributes:
+        size: Height and width in pixels.
+        crop_pct: Side of the crop over that of the image's largest; None stretches
+            the whole image.
+        mean: Of RGB, 0 to 1.
+        std: Likewise.
+        interpolation: 'bicubic' or another of Pillow's.
+    """
+
+    size: tuple[int, int]
+    crop_pct: float | None
+    mean: Sequence[float]
+    std: Sequence[float]
+    interpolation: str = 'bicubic'
+
+    def __call__(self, image: np.ndarray) -> View:
+        """Prepare an image (H, W, 3), uint8, RGB."""
+        height, width = image.shape[:2]
+        box = (0.0, 0.0, float(width), float(height))
+        if self.crop_pct is not None:
+            scale = self.crop_pct * min(height / self.size[0], width / self.size[1])
+            # A crop beyond the border would be padded; the whole image is near enough.
+            h = min(self.size[0] * scale, height)
+            w = min(self.size[1] * scale, width)
+            left, upper = (width - w) / 2, (height - h) / 2
+            box = (left, upper, left + w, upper + h)
+        resample = Image.Resampling[self.interpolation.upper()]
+        crop = Image.fromarray(image).resize(self.size[::-1], resample, box=box)
+        tensor = tf.normalize(tf.to_tensor(crop), list(self.mean), list(self.std))
+        return View(tensor[None], self.size, box)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to look at.
+
+    Attributes:
+        title: What stands above its column.
+        scores: Gives a score for each class, (1, classes), of a view's tensor.
+        layer: The module whose output is looked at.
+        prepare: Makes a view of an image (H, W, 3), uint8, RGB.
+        classes: Names by index; None for none.
+        dense: Whether it is a detector or segmentor.
+        prefix: Tokens in front of those of the image (class tokens).
+        channels_last: Whether the layer's maps are (B, H, W, C).
+    """
+
+    title: str
+    scores: nn.Module
+    layer: nn.Module
+    prepare: Callable[[np.ndarray], View]
+    classes: Sequence[str] | None = None
+    dense: bool = False
+    prefix: int = 0
+    channels_last: bool = False
+
+    @property
+    def name(self) -> str:
+        """The title in one line."""
+        return self.title.replace('\n', ' ')
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where a model looks for one class in one image.
+
+    Attributes:
+        heat: (H, W) of the image, float32, 0 to 1; NaN where the model saw nothing.
+        target: Index of the class.
+        label: Its name, and a classifier's probability for it. It says so where
+            nothing spoke for the class, and the map is 0.
+    """
+
+    heat: np.ndarray
+    target: int
+    label: str
+
+
+def _to_maps(subject: Subject, view: View, output: Any) -> Tensor:
+    """Return a layer's output as maps (B, C, H, W).
+
+    Raises:
+        UserError: It is no map, nor tokens of a grid of the image's shape.
+    """
+    if isinstance(output, Tensor) and output.dim() == 4:
+        return output.permute(0, 3, 1, 2) if subject.channels_last else output
+    if isinstance(output, Tensor) and output.dim() == 3:
+        tokens = output[:, subject.prefix :]
+        number, (h, w) = tokens.shape[1], view.tensor.shape[2:]
+        rows = round((number * h / w) ** 0.5)
+        if rows and number % rows == 0:
+            return tokens.transpose(1, 2).unflatten(2, (rows, number // rows))
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    raise UserError(
+        f'{subject.name}: the layer gives {shape}, neither maps (B, C, H, W) nor the '
+        'tokens of a grid; choose another by --layer'
+    )
+
+
+def explain(
+    subject: Subject,
+    image: np.ndarray,
+    cam: 'type[BaseCAM]',
+    target: int | None = None,
+) -> Explanation:
+    """Compute where a model looks.
+
+    Args:
+        subject: The model.
+        image: (H, W, 3), uint8, RGB.
+        cam: A class of `pytorch_grad_cam`, such as `GradCAM`.
+        target: Index of the class. Default: the one of the highest score.
+
+    Raises:
+        UserError: No such class, or no layer is known.
+    """
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    if subject.layer is None:
+        raise UserError(f'{subject.name}: its last stage is not known; give --layer')
+    view = subject.prepare(image)
+    if subject.dense:
+        subject.scores.samples = view.samples
+    device = next(subject.scores.parameters()).device
+    with torch.no_grad():
+        scores = subject.scores(view.tensor.to(device))[0]
+    if target is not None and not 0 <= target < len(scores):
+        raise UserError(f'--target must be 0 to {len(scores) - 1}, got {target}')
+    index = int(scores.argmax()) if target is None else target
+
+    def to_maps(output: Any) -> Tensor:
+        return _to_maps(subject, view, output)
+
+    with hush(), cam(subject.scores, [subject.layer], to_maps) as compute:
+        (heat,) = compute(view.tensor, [ClassifierOutputTarget(index)])
+    label = subject.classes[index] if subject.classes else f'class {index}'
+    if not subject.dense:
+        label = f'{label} {scores.softmax(0)[index]:.2f}'
+    if not heat.any():
+        label = f'{label} (no evidence)'
+    return Explanation(_place(heat, view, image.shape[:2]), index, label)
+
+
+def _place(heat: np.ndarray, view: View, size: tuple[int, int]) -> np.ndarray:
+    """Put a view's map back to where it is in an image of (height, width) `size`."""
+    heat = heat[: view.content[0], : view.content[1]]
+    left, upper, right, lower = map(round, view.box)
+    placed = np.full(size, np.nan, np.float32)
+    resized = Image.fromarray(heat).resize(
+        (right - left, lower - upper), Image.Resampling.BILINEAR
+    )
+    placed[upper:lower, left:right] = np.asarray(resized).clip(0, 1)
+    return placed
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Colour an image (H, W, 3), uint8, RGB, by a map; pale where that is NaN."""
+    from pytorch_grad_cam.utils.image import show_cam_on_image
+
+    coloured = show_cam_on_image(image / 255, np.nan_to_num(heat), use_rgb=True)
+    pale = image + UNSEEN * (255.0 - image)
+    return np.where(np.isnan(heat)[..., None], pale, coloured).astype(np.uint8)

@@ -1,0 +1,301 @@
+"""The models that `mmmeta explain` looks at.
+
+For each: its weights, how it wants its images, at which layer to look, and what the
+score of a class is where there are many of them.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmmeta.errors import UserError
+from mmmeta.explain import Crop, Subject, View
+from mmmeta.inference import Predictor, build_predictor, hush
+from mmmeta.weights.errors import CheckpointError
+from mmmeta.weights.locate import locate
+from mmmeta.weights.reading import read_state_dict
+from mmmeta.weights.state import parse
+from mmmeta.weights.zoo import ARCHS, ZOO, find, nearest
+
+TIMM = 'timm:'
+# Where the last stage is, whatever the family calls it: of ResNet, RegNet, ConvNeXt and
+# MetaFormer, Swin, transformers and MLPs, VGG and DenseNet.
+LAST_STAGE = ('layer4', 's4', 'stages', 'layers', 'blocks', 'features')
+# A detector's box counts for its class from this score on.
+CONFIDENT = 0.3
+
+
+def load_subject(
+    spec: str, device: str = 'cpu', random: bool = False, layer: str | None = None
+) -> Subject:
+    """Build a model with its weights.
+
+    Args:
+        spec: `MODEL` or `MODEL=CHECKPOINT`. MODEL is a name of `mmmeta list`, with a
+            tag or not, `timm:NAME`, or a config file, which needs a checkpoint. Without
+            one the published weights are downloaded.
+        device: Default: 'cpu'.
+        random: Leave models without a checkpoint untrained instead. Default: False.
+        layer: Name of the module to look at, such as 'backbone.stages.2'. Default: the
+            last stage, see docs/commands/explain.md.
+
+    Raises:
+        UserError: An unknown model or layer, or weights that cannot be had.
+    """
+    name, _, checkpoint = spec.partition('=')
+    with hush():
+        if name.endswith('.py') or '::' in name:
+            return _load_config(name, checkpoint, device, layer)
+        build = _build_timm if name.startswith(TIMM) else _build_own
+        try:
+            model, crop, num_classes = build(name, checkpoint, random)
+        except CheckpointError as error:
+            raise UserError(
+                f'{name}: {error}. Give a file as {name}=CHECKPOINT, or --random for '
+                'untrained weights'
+            ) from error
+    title = f'{name}\n{checkpoint.rpartition("/")[2]}' if checkpoint else name
+    default, prefix = _last_stage(getattr(model, 'backbone', model))
+    return Subject(
+        title=f'{title}\nuntrained' if random and not checkpoint else title,
+        scores=model.eval().to(device),
+        layer=_find_layer(model, layer, name) if layer else default,
+        prepare=crop,
+        classes=_imagenet_classes(num_classes),
+        prefix=prefix,
+        channels_last=getattr(model, 'output_fmt', '') == 'NHWC',
+    )
+
+
+def _build_own(name: str, checkpoint: str, random: bool) -> tuple[nn.Module, Crop, int]:
+    from mmmeta import create_model
+
+    if name not in ARCHS and name not in ZOO:
+        raise UserError(
+            f'unknown model {name!r}{_hint(name, [*ARCHS, *ZOO])}. Expected a name of '
+            '`mmmeta list`, timm:NAME or CONFIG.py=CHECKPOINT'
+        )
+    row = find(name)
+    if checkpoint:
+        state = read_state_dict(locate(checkpoint))
+        head = parse(state).outer.get('head.fc.weight')
+        classes = None if head is None else len(head)
+        model = create_model(row.arch, checkpoint=state, num_classes=classes)
+    elif random:
+        model = create_model(row.arch, num_classes=row.num_classes)
+    else:
+        model = create_model(row.name)
+    size = (row.input_size, row.input_size)
+    crop = Crop(size, row.crop_pct, row.mean, row.std, row.interpolation)
+    return model, crop, model.head.num_classes
+
+
+def _build_timm(
+    name: str, checkpoint: str, random: bool
+) -> tuple[nn.Module, Crop, int]:
+    import timm
+    from timm.data import resolve_model_data_config
+
+    arch = name.removeprefix(TIMM)
+    if not timm.is_model(arch):
+        raise UserError(f'timm has no model {arch!r}{_hint(arch, timm.list_models())}')
+    if checkpoint:
+        model = _load_timm(arch, checkpoint)
+    else:
+        # It retries for a minute, and says so each time.
+        logging.getLogger('huggingface_hub').setLevel(logging.ERROR)
+        try:
+            model = timm.create_model(arch, pretrained=not random)
+        except Exception as error:  # of the hub or the network: any
+            raise CheckpointError(
+                f'the weights cannot be downloaded ({_one_line(error)})'
+            ) from error
+    data = resolve_model_data_config(model)
+    crop = Crop(
+        data['input_size'][1:],
+        None if data['crop_mode'] == 'squash' else data['crop_pct'],
+        data['mean'],
+        data['std'],
+        data['interpolation'],
+    )
+    return model, crop, model.num_classes
+
+
+def _load_timm(arch: str, checkpoint: str) -> nn.Module:
+    import timm
+
+    state = read_state_dict(locate(checkpoint))
+    model = timm.create_model(arch)
+    classifier = state.get(f'{model.pretrained_cfg.get("classifier")}.weight')
+    if classifier is not None and len(classifier) != model.num_classes:
+        model = timm.create_model(arch, num_classes=len(classifier))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f'{checkpoint} does not fit ({_one_line(error)})'
+        ) from error
+    return model
+
+
+def _hint(name: str, names: list[str]) -> str:
+    near = nearest(name, names)
+    return f'; nearest: {", ".join(near)}' if near else ''
+
+
+def _one_line(error: Exception) -> str:
+    return ' '.join(str(error).split())[:200]
+
+
+def _load_config(name: str, checkpoint: str, device: str, layer: str | None) -> Subject:
+    if not checkpoint:
+        raise UserError(f'{name} needs its checkpoint: {name}=CHECKPOINT')
+    predictor = build_predictor(name, checkpoint, device)
+    model = predictor.inferencer.model
+    dense = predictor.task != 'classification'
+    default, prefix = _last_stage(model.backbone)
+    return Subject(
+        title=f'{name.rpartition("/")[2]}\n{checkpoint.rpartition("/")[2]}',
+        scores=DenseScores(model) if dense else model,
+        layer=_find_layer(model, layer, name) if layer else default,
+        prepare=_Pipeline(predictor) if dense else _crop_of(predictor),
+        classes=predictor.classes,
+        dense=dense,
+        prefix=prefix,
+    )
+
+
+class _Pipeline:
+    """Prepares images as a detector's or segmentor's test pipeline does."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+
+    def __call__(self, image: np.ndarray) -> View:
+        inferencer = self.predictor.inferencer
+        bgr = np.ascontiguousarray(image[..., ::-1])
+        (batch,) = inferencer.preprocess([bgr], batch_size=1)
+        if self.predictor.task == 'detection':
+            _, batch = batch
+        data = inferencer.model.data_preprocessor(batch, False)
+        samples = data['data_samples']
+        box = (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
+        return View(data['inputs'], samples[0].img_shape[:2], box, samples)
+
+
+def _crop_of(predictor: Predictor) -> Crop:
+    """Read how images are cropped from a classifier's test pipeline."""
+    steps = {
+        str(step['type']).split('.')[-1]: step
+        for step in predictor.inferencer.config.test_dataloader.dataset.pipeline
+    }
+    if 'CenterCrop' in steps and 'ResizeEdge' in steps:
+        size, resize = steps['CenterCrop']['crop_size'], steps['ResizeEdge']
+        crop_pct = size / resize['scale']
+    elif 'Resize' in steps:
+        resize, crop_pct = steps['Resize'], None
+        size = resize['scale']
+    else:
+        raise UserError('the test pipeline needs ResizeEdge and CenterCrop, or Resize')
+    normalise = predictor.inferencer.model.data_preprocessor
+    return Crop(
+        (size, size) if isinstance(size, int) else tuple(size)[::-1],
+        crop_pct,
+        (normalise.mean.flatten() / 255).tolist(),
+        (normalise.std.flatten() / 255).tolist(),
+        resize.get('interpolation', 'bilinear'),
+    )
+
+
+class DenseScores(nn.Module):
+    """Gives a detector or segmentor one score a class, as a classifier has.
+
+    It sums the class's probability over the positions where a segmentor finds it, or
+    over the anchors or boxes where a detector is confident of it (0.3 or more).
+
+    Args:
+        model: Of MMDetection or MMSegmentation; its mask head is taken off. `samples`
+            are set for each image.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.samples: Any = None
+        if getattr(model, 'with_mask', False):
+            model.roi_head.mask_head = None  # slow, and not asked
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (1, classes) for images (1, 3, H, W)."""
+        model = self.model
+        if hasattr(model, 'decode_head'):
+            scores = model(images).softmax(1).flatten(2).transpose(1, 2)
+            found = scores == scores.amax(-1, keepdim=True)
+        else:
+            scores = self._of_boxes(model.extract_feat(images))
+            found = scores >= CONFIDENT
+        return (scores * found).sum(1)
+
+    def _of_boxes(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return probabilities (1, boxes, classes)."""
+        model = self.model
+        if hasattr(model, 'roi_head'):
+            with torch.no_grad():
+                proposals = model.rpn_head.predict(maps, self.samples, rescale=False)
+            logits = model.roi_head(maps, proposals, self.samples)[0]
+            if isinstance(logits, list):  # a cascade's, by image
+                (logits,) = logits
+            return logits.softmax(-1)[None, :, :-1]
+        head = model.bbox_head
+        logits = torch.cat(
+            [
+                level.permute(0, 2, 3, 1).reshape(1, -1, head.cls_out_channels)
+                for level in head(maps)[0]
+            ],
+            dim=1,
+        )
+        if getattr(head, 'use_sigmoid_cls', True):
+            return logits.sigmoid()
+        return logits.softmax(-1)[..., :-1]
+
+
+def _last_stage(model: nn.Module) -> tuple[nn.Module | None, int]:
+    """Return the module to look at, None if unknown, and the tokens to leave out."""
+    prefix = getattr(model, 'num_prefix_tokens', 0)
+    norm = getattr(model, f'norm{getattr(model, "out_indices", (0,))[-1]}', None)
+    if getattr(model, 'fork_feat', False) and norm is not None:
+        return norm, 0  # what a neck is given
+    stages = next((getattr(model, n) for n in LAST_STAGE if hasattr(model, n)), None)
+    if stages is None:
+        return None, prefix
+    listed = isinstance(stages, nn.Sequential | nn.ModuleList)
+    last = stages[-1] if listed else stages
+    if getattr(model, 'global_pool', '') == 'token':
+        # Behind the last attention only the class token has a gradient.
+        last = getattr(last, 'norm1', None)
+    return last, prefix
+
+
+def _find_layer(model: nn.Module, layer: str, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(layer)
+    except AttributeError as error:
+        known = [n for n, _ in model.named_modules()]
+        near = nearest(layer, known) or [n for n, _ in model.named_children()]
+        raise UserError(
+            f'{name} has no layer {layer!r}; nearest: {", ".join(near)}'
+        ) from error
+
+
+def _imagenet_classes(number: int) -> list[str] | None:
+    from timm.data import ImageNetInfo
+
+    subset = {1000: 'imagenet-1k', 21841: 'imagenet-22k'}.get(number)
+    if subset is None:
+        return None
+    info = ImageNetInfo(subset)
+    return [info.index_to_description(i).split(',')[0] for i in range(number)]
