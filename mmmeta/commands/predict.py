@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.config import DictAction
 
+from mmmeta.commands.arguments import positive
 from mmmeta.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,14 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='settings that replace those of the config; nested keys with dots',
     )
-
-
-def positive(text: str) -> int:
-    """Return a number of at least 1, for argparse."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'expected at least 1, got {text}')
-    return number
 
 
 def run(args: argparse.Namespace) -> int:

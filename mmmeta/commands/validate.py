@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mmmeta.commands.predict import positive
+from mmmeta.commands.arguments import positive
 from mmmeta.errors import UserError
 from mmmeta.weights.zoo import Published, find
 
