@@ -25,12 +25,10 @@ class OptimizedBackbone(nn.Module):
         dtype: What the images are brought to; outputs come back in the dtype that the
             images had.
         channels_last_out: Return maps in channels_last memory, in which what is behind
-            them is faster, instead of contiguous. Default: False.
+            them is faster, instead of contiguous.
     """
 
-    def __init__(
-        self, run: Run, dtype: torch.dtype, channels_last_out: bool = False
-    ) -> None:
+    def __init__(self, run: Run, dtype: torch.dtype, channels_last_out: bool) -> None:
         super().__init__()
         self.run = run
         self.dtype = dtype
@@ -58,7 +56,9 @@ def optimize(
 
     Output within 1e-4 of the plain model's, in units of its standard deviation, in
     float32. A detector, segmentor or classifier has its backbone replaced, and in its
-    other parts batch norms folded into the convolutions before them.
+    other parts batch norms folded into the convolutions before them. A backbone alone
+    returns maps in channels_last memory, which mmcv's RoIAlign misreads on a CPU: give
+    `optimize` the whole detector, which it looks into.
 
     Args:
         model: A backbone of this package, or a model with one as `backbone`.
@@ -82,12 +82,11 @@ def optimize(
     with torch.no_grad():
         plain = copy.deepcopy(backbone).requires_grad_(False).eval()
         plain.channels_last_out = True
-        fast = OptimizedBackbone(build(plain, dtype), dtype)
+        channels_last = device.type == 'cpu' and not hasattr(model, 'roi_head')
+        fast = OptimizedBackbone(build(plain, dtype), dtype, channels_last)
     if backbone is model:
         return fast
     copied = copy.deepcopy(model, {id(backbone): fast}).requires_grad_(False).eval()
-    # mmcv's RoIAlign does not look at the strides of a map on a CPU.
-    fast.channels_last_out = device.type == 'cpu' and not hasattr(copied, 'roi_head')
     return _fold_batch_norms(copied)
 
 
@@ -141,7 +140,8 @@ def _to_inductor(backbone: MetaFormer, dtype: torch.dtype) -> Run:
     backbone = backbone.to(dtype)
     if dtype == torch.float32 and next(backbone.parameters()).is_cpu:
         backbone = backbone.to(memory_format=torch.channels_last)
-    compiled = torch.compile(backbone, fullgraph=True)
+    # Said here too, else Dynamo may take code of the same class that is not frozen.
+    compiled = torch.compile(backbone, fullgraph=True, options={'freezing': True})
 
     def run(x: Tensor) -> tuple[Tensor, ...]:
         # Not an option of torch.compile: Dynamo looks at it too.

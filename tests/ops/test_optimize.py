@@ -70,7 +70,8 @@ def test_onednn_gives_what_the_plain_backbone_gives(kind):
             for _ in range(3):  # weights are packed when a shape comes again
                 found = fast(images)
                 assert error(found, expected) < 1e-4
-            assert all(x.is_contiguous() for x in found)
+            layout = torch.channels_last
+            assert all(x.is_contiguous(memory_format=layout) for x in found)
 
 
 @pytest.mark.parametrize('family', FAMILIES, ids=lambda f: f.__name__)
@@ -159,6 +160,8 @@ def test_a_mixer_of_the_users_is_kept():
 def _detector(root, name: str) -> nn.Module:
     cfg = Config.fromfile(root / f'configs/detection/{name}.py').model
     cfg.backbone.init_cfg = None
+    for part in (cfg.test_cfg, cfg.test_cfg.get('rcnn', {})):
+        part['score_thr'] = 0.0  # random weights find nothing with certainty
     model = MODELS.build(dict(cfg, _scope_='mmdet')).eval()
     with torch.no_grad():
         for name, parameter in model.backbone.named_parameters():
@@ -176,7 +179,8 @@ def test_a_detector_finds_the_same(root, name, channels_last):
 
     plain = _detector(root, name)
     fast = mmmeta.optimize(plain)
-    assert fast.backbone.channels_last_out == channels_last
+    for x in fast.backbone(torch.randn(1, 3, 160, 192)):
+        assert x.is_contiguous() != channels_last
     sample = DetDataSample(
         metainfo=dict(img_shape=(160, 192), ori_shape=(160, 192), scale_factor=(1, 1))
     )
@@ -187,7 +191,7 @@ def test_a_detector_finds_the_same(root, name, channels_last):
         maps = fast.extract_feat(images), plain.extract_feat(images)
     assert error(*maps) < 1e-4
     assert isinstance(found, InstanceData)
-    assert len(found) == len(expected) > 0
+    assert len(found) == len(expected) == 100
     torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=1e-3)
 
 
