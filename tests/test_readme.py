@@ -25,8 +25,8 @@ def official_weights() -> dict[str, torch.Tensor]:
     return {k: torch.from_numpy(module.fill(k, tuple(s))) for k, s in keys.items()}
 
 
-def test_the_readme_has_its_three_examples():
-    assert len(BLOCKS) == 3
+def test_the_readme_has_its_four_examples():
+    assert len(BLOCKS) == 4
 
 
 def test_config_example(tmp_path):
@@ -46,6 +46,13 @@ def test_python_examples(tmp_path, monkeypatch):
     exec(BLOCKS[1], names)
     assert [m.shape[1] for m in names['maps']] == [64, 128, 320, 512]
     assert names['logits'].shape == (1, 1000)
+    images, plain = torch.randn(1, 3, 224, 224), names['model']
+    exec(BLOCKS[3], names)
+    assert names['model'] is not plain
+    with torch.no_grad():
+        expected = plain(images)
+        error = (names['model'](images) - expected).abs().max()
+    assert error < 1e-4 * expected.std()
     try:
         exec(BLOCKS[2], names)
         backbone = MODELS.build(

@@ -2,7 +2,6 @@
 
 import argparse
 
-from mmmeta.weights.convert import convert_checkpoint
 from mmmeta.weights.layouts import LAYOUT_NAMES
 
 
@@ -28,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from mmmeta.weights.convert import convert_checkpoint
+
     path = convert_checkpoint(
         args.src,
         args.dst,

@@ -1,6 +1,6 @@
 """Write a checkpoint in another layout: `mmmeta convert`, where tools are looked for.
 
-    python tools/model_converters/convert_weights.py SRC DST --to LAYOUT
+python tools/model_converters/convert_weights.py SRC DST --to LAYOUT
 """
 
 import sys

@@ -1,0 +1,22 @@
+"""`mmmeta completion SHELL`: a script that completes commands and options.
+
+bash: `eval "$(mmmeta completion bash)"`, for good in ~/.bashrc; zsh likewise.
+"""
+
+import argparse
+
+from mmmeta.errors import require
+
+SHELLS = ('bash', 'zsh', 'tcsh')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('shell', choices=SHELLS, help=f'one of {", ".join(SHELLS)}')
+
+
+def run(args: argparse.Namespace) -> int:
+    from mmmeta.cli import build_parser
+
+    shtab = require('shtab', 'completion', 'the script')
+    print(shtab.complete(build_parser(everything=True), args.shell))
+    return 0

@@ -1,0 +1,180 @@
+"""The `mmmeta` command itself: what it imports, its exit codes, its completion."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mmmeta.cli import COMMANDS, main
+
+HEAVY = {'torch', 'torchvision', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'matplotlib'}
+MMMETA = [sys.executable, '-m', 'mmmeta.cli']
+
+
+def command(*args: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*MMMETA, *args], capture_output=True, text=True, timeout=120, **kwargs
+    )
+
+
+def imported(*args: str) -> set[str]:
+    """The top modules that a call imports."""
+    code = (
+        'import sys\n'
+        'from mmmeta.cli import main\n'
+        'try: main(sys.argv[1:])\n'
+        'finally: print(*sys.modules, file=sys.stderr)'
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code, *args], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return {name.partition('.')[0] for name in done.stderr.split()}
+
+
+@pytest.mark.parametrize(
+    'args',
+    [
+        ['--help'],
+        ['--version'],
+        ['list', 'caformer*'],
+        ['info', 'caformer_s18'],
+        ['completion', 'bash'],
+        *([name, '--help'] for name in COMMANDS),
+    ],
+    ids=' '.join,
+)
+def test_nothing_heavy_is_imported(args):
+    modules = imported(*args)
+    assert 'mmmeta' in modules
+    assert not HEAVY & modules
+
+
+def test_help_names_every_command():
+    done = command('--help')
+    assert done.returncode == 0
+    for name, (text, _) in COMMANDS.items():
+        assert f'\n    {name}' in done.stdout
+        assert text.split()[0] in done.stdout
+
+
+def test_no_command_prints_help_and_fails(capsys):
+    assert main([]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ''
+    assert printed.err.startswith('usage: mmmeta')
+
+
+def test_an_unknown_command_fails_with_the_known_ones():
+    done = command('lsit')
+    assert done.returncode == 2
+    assert done.stdout == ''
+    last = done.stderr.splitlines()[-1]
+    assert "'lsit'" in last
+    assert 'predict' in last
+
+
+def test_a_users_error_is_one_line_and_1():
+    done = command('info', 'caformer_s19')
+    assert done.returncode == 1
+    assert done.stdout == ''
+    assert done.stderr.startswith("mmmeta info: no published checkpoint is called 'caf")
+    assert done.stderr.count('\n') == 1
+    assert 'caformer_s18' in done.stderr
+
+
+def test_an_interruption_is_130(tmp_path):
+    """A library that hangs at its import, and Ctrl-C."""
+    hang = 'import time; print(1, flush=True); time.sleep(99)'
+    (tmp_path / 'shtab.py').write_text(hang)
+    process = subprocess.Popen(
+        [*MMMETA, 'completion', 'bash'],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+    )
+    assert process.stdout.readline() == '1\n'
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - start < 30
+    assert process.returncode == 130
+    assert err == 'mmmeta completion: interrupted\n'
+
+
+def test_a_closed_pipe_is_no_error(tmp_path):
+    """More than a pipe holds, to a reader that takes one line."""
+    (tmp_path / 'shtab.py').write_text(
+        'def complete(*args): return "line\\n" * 100_000'
+    )
+    pipe = '"$@" | head -n 1; exit ${PIPESTATUS[0]}'
+    done = subprocess.run(
+        ['bash', '-c', pipe, '-', *MMMETA, 'completion', 'bash'],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+    )
+    assert done.stdout == 'line\n'
+    assert done.stderr == ''
+    assert done.returncode == 0
+
+
+def test_a_missing_library_names_its_extra(tmp_path):
+    (tmp_path / 'shtab.py').write_text('raise ImportError("broken")')
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path)}
+    done = command('completion', 'bash', env=env)
+    assert done.returncode == 1
+    assert done.stderr == (
+        'mmmeta completion: the script needs shtab, which cannot be imported '
+        "(broken): pip install 'mmmeta-backbones[completion]'\n"
+    )
+
+
+@pytest.fixture(scope='module')
+def script(tmp_path_factory) -> str:
+    done = command('completion', 'bash')
+    assert done.returncode == 0, done.stderr
+    path = tmp_path_factory.mktemp('completion') / 'mmmeta.bash'
+    path.write_text(done.stdout)
+    return str(path)
+
+
+def test_the_completion_script_is_valid_bash(script):
+    done = subprocess.run(['bash', '-n', script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '')
+
+
+COMPLETE = """
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+function=$(complete -p mmmeta | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+"$function" mmmeta "${COMP_WORDS[COMP_CWORD]}"
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize(
+    ('words', 'expected'),
+    [
+        (['pr'], {'predict'}),
+        (['pl'], {'plot'}),
+        (['d'], {'demo', 'doctor'}),
+        (['plot', '--s'], {'--smooth'}),
+        (['doctor', '--j'], {'--json'}),
+        (['completion', ''], {'bash', 'zsh', 'tcsh'}),
+    ],
+    ids=lambda value: ' '.join(value),
+)
+def test_bash_completes(script, words, expected):
+    done = subprocess.run(
+        ['bash', '-c', COMPLETE, '-', script, 'mmmeta', *words],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ''
+    assert set(done.stdout.split()) - {'-h', '--help'} == expected
