@@ -168,7 +168,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
         (['doctor', '--j'], {'--json'}),
         (['completion', ''], {'bash', 'zsh', 'tcsh'}),
     ],
-    ids=lambda value: ' '.join(value),
+    ids=lambda value: ' '.join(sorted(value)),
 )
 def test_bash_completes(script, words, expected):
     done = subprocess.run(
