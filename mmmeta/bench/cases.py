@@ -112,7 +112,9 @@ def alternatives(case: Case, device: str = 'cpu') -> list[Alternative]:
         Alternative('mmmeta eager', own),
         Alternative('mmmeta compile', own, 'compile'),
     ]
-    if not training:
+    if training:
+        rows.append(Alternative('mmmeta recompute_mlp', f'{MODELS}:recomputed'))
+    else:
         backends = ['inductor'] if device == 'cuda' else OPTIMISED
         rows += [Alternative(f'mmmeta {name}', own, name) for name in backends]
     for peer in peers(case):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmeta.bench.cases import WHOLE, Case
+from mmmeta.models.metaformer import MetaFormerBlock
 from mmmeta.weights.state import parse, to_layout
 
 State = Mapping[str, Tensor]
@@ -25,6 +26,15 @@ def mmmeta(case: Case, state: State, normalised: bool) -> nn.Module:
         return _whole(case, backbone, state)
     model = MODELS.build(dict(backbone, out_norm=normalised))
     model.load_state_dict(state if normalised else _stages(state))
+    return model
+
+
+def recomputed(case: Case, state: State, normalised: bool) -> nn.Module:
+    """mmmeta's own with `recompute_mlp`."""
+    model = mmmeta(case, state, normalised)
+    for block in model.modules():
+        if isinstance(block, MetaFormerBlock):
+            block.recompute_mlp = True
     return model
 
 

@@ -52,7 +52,9 @@ class PooledBranch(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale, keep, mean, rstd = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
+        of_shortcut = grad
+        # The shortcut may have a wider dtype, in mixed precision.
+        grad = grad.to(x.dtype, memory_format=torch.channels_last)
         # (B, C): how the loss depends on the factor of each map.
         of_factor = _pool(x, ctx.size).sub_(x).mul_(grad).sum((2, 3), dtype=rstd.dtype)
         kept = of_factor if keep is None else of_factor * keep.flatten(1)
@@ -78,7 +80,7 @@ class PooledBranch(torch.autograd.Function):
         # Zeros, not None: DDP takes a parameter without a gradient for an unused one.
         of_bias = torch.zeros_like(weight) if ctx.has_bias else None
         of_weight = of_weight.to(weight.dtype)
-        return grad, of_x, of_weight, of_bias, of_scale, None, None, None
+        return of_shortcut, of_x, of_weight, of_bias, of_scale, None, None, None
 
 
 def _pool(x: Tensor, size: int) -> Tensor:

@@ -229,7 +229,8 @@ def test_errors_are_a_line_on_the_page(page, folder, shapes):
     page.get_by_label('Checkpoint').fill('other.pth')
     page.click('#add')
     expect(page.locator('#model input')).to_have_value('config (other.pth)')
-    page.set_input_files('input[type=file]', shapes / 'images/val/000001.jpg')
+    page.get_by_label('Remove Image').click()
+    upload(page, shapes / 'images/val/000001.jpg')
     page.click('#run')
     expect(error).to_contain_text('other.pth')
     assert page.locator('#picture img').count() == 0

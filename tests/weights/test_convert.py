@@ -153,5 +153,5 @@ class TestCommandLine:
 
     def test_no_command(self, capsys):
         assert cli.main([]) == 2
-        out = capsys.readouterr().out
-        assert all(name in out for name in cli.COMMANDS)
+        printed = capsys.readouterr().err
+        assert all(name in printed for name in cli.COMMANDS)
