@@ -8,11 +8,12 @@ import math
 import shlex
 from pathlib import Path
 
+import configs_of
 import numpy as np
 import pytest
 import torch
 import yaml
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.dataset import Compose
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
@@ -26,6 +27,8 @@ from mmmeta.weights.zoo import find
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / 'configs' / 'classification'
+load = functools.partial(configs_of.load, 'classification')
+build = functools.partial(configs_of.build, 'classification')
 NAMES = sorted(p.stem for p in FOLDER.glob('*.py'))
 LISTED = {
     model['Name']: model
@@ -83,20 +86,6 @@ BASELINES = {
     'caformer_b36_384': ('Lamb', 1024, 1e-4, 0, 30, 0.8, 0.5, 384),
 }
 # fmt: on
-
-
-@functools.cache
-def load(name: str) -> Config:
-    """Return a config, read once; it must not be changed."""
-    return Config.fromfile(FOLDER / f'{name}.py')
-
-
-def build(name: str) -> torch.nn.Module:
-    """Build a config's model without weights, as a runner would."""
-    cfg = load(name)
-    init_default_scope(cfg.default_scope)
-    with torch.device('meta'):
-        return MODELS.build(copy.deepcopy(cfg.model))
 
 
 def published(name: str) -> str:

@@ -7,20 +7,22 @@ import functools
 import shlex
 from pathlib import Path
 
+import configs_of
 import numpy as np
 import pytest
 import torch
 import yaml
-from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
+from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 
 from mmmeta.weights.state import parse, to_layout
 from mmmeta.weights.zoo import find
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / 'configs' / 'detection'
+load = functools.partial(configs_of.load, 'detection')
+build = functools.partial(configs_of.build, 'detection')
 NAMES = sorted(p.stem for p in FOLDER.glob('*.py'))
 SHAPES = ['mask_rcnn_poolformer_s12_shapes', 'retinanet_poolformer_s12_shapes']
 LISTED = {
@@ -93,20 +95,6 @@ MULTI_SCALE = [name for name in RECIPES if name.endswith('_ms_3x')]
 
 
 @functools.cache
-def load(name: str) -> Config:
-    """Return a config, read once; it must not be changed."""
-    return Config.fromfile(FOLDER / f'{name}.py')
-
-
-@functools.cache
-def build(name: str) -> torch.nn.Module:
-    """Build a config's model without weights, as a runner would."""
-    cfg = load(name)
-    init_default_scope(cfg.default_scope)
-    with torch.device('meta'):
-        return MODELS.build(copy.deepcopy(cfg.model))
-
-
 def test_the_sweep_is_complete():
     assert len(NAMES) == 24 + 2
     assert sorted([*RECIPES, *SHAPES]) == NAMES == sorted(LISTED)
