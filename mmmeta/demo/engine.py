@@ -1,5 +1,6 @@
 """Runs models on images, one model in memory at a time."""
 
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,7 @@ class Prediction:
 
 
 class Engine:
-    """Keeps the model last used.
+    """Keeps the model last used, and runs one at a time.
 
     Args:
         device: Such as 'cpu' or 'cuda:0'. Default: a GPU if there is one.
@@ -50,6 +51,7 @@ class Engine:
         self.device = pick_device(device)
         self._model: Model | None = None
         self._predictor: Predictor | None = None
+        self._lock = threading.Lock()
         self._warm: set[tuple[int, ...]] = set()  # input shapes the model has seen
 
     def predict(self, model: Model, image: np.ndarray) -> Prediction:
@@ -59,6 +61,10 @@ class Engine:
             UserError: The model cannot be built.
             CheckpointError: The checkpoint cannot be had or does not fit.
         """
+        with self._lock:
+            return self._predict(model, image)
+
+    def _predict(self, model: Model, image: np.ndarray) -> Prediction:
         self._load(model)
         batch = self._predictor.prepare([image])
         shape = batch['inputs'][0].shape

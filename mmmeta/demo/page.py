@@ -164,12 +164,21 @@ class Page:
         self.prediction = gr.State()
 
     def _connect(self, blocks: gr.Blocks) -> None:
-        # One at a time, over all pages: there is one model, in one place.
-        one = dict(concurrency_id='model', concurrency_limit=1)
+        # Gradio's queue shares one stream of results among all events, and loses a
+        # result whose event comes while the stream is being closed.
+        at_once = dict(queue=False)
         results = [self.status, self.picture, self.top, self.summary, self.prediction]
-        blocks.load(self.open, None, [self.task, self.model, self.hint, self.button])
+        blocks.load(
+            self.open,
+            None,
+            [self.task, self.model, self.hint, self.button],
+            **at_once,
+        )
         self.task.input(
-            self.choose_task, self.task, [self.model, self.hint, self.button]
+            self.choose_task,
+            self.task,
+            [self.model, self.hint, self.button],
+            **at_once,
         )
         gr.on(
             [self.model.change, self.image.change],
@@ -177,7 +186,7 @@ class Page:
             self.model,
             [*results, self.threshold],
             show_progress='hidden',
-            **one,
+            **at_once,
         )
         self.button.click(
             self.run,
@@ -185,7 +194,7 @@ class Page:
             results,
             show_progress_on=[self.picture, self.top],
             preprocess=False,  # it would raise for a broken file, before `run`
-            **one,
+            **at_once,
         )
         self.threshold.change(
             self.redraw,
@@ -193,13 +202,14 @@ class Page:
             [self.picture, self.summary],
             show_progress='hidden',
             trigger_mode='always_last',
-            **one,
+            **at_once,
         )
         if self.may_add:
             self.add.click(
                 self.add_model,
                 [self.config, self.checkpoint],
                 [self.status, self.task, self.model, self.hint, self.button],
+                **at_once,
             )
 
     def open(self) -> list:
