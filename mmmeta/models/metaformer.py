@@ -87,7 +87,7 @@ class MetaFormerBlock(nn.Module):
             and _runs_eagerly(norm, mixer)
         ):
             return PooledBranch.apply(
-                _shortcut(x, self.res_scale1),
+                shortcut(x, self.res_scale1),
                 x,
                 norm.weight,
                 norm.bias,
@@ -97,7 +97,7 @@ class MetaFormerBlock(nn.Module):
                 mixer.pool_size,
             )
         branch = self.drop_path(mixer(norm(x)))
-        return _residual(_shortcut(x, self.res_scale1), branch, scale)
+        return residual(shortcut(x, self.res_scale1), branch, scale)
 
     def _add_mlp(self, x: Tensor) -> Tensor:
         norm, mlp, scale = self.norm2, self.mlp, self.layer_scale2
@@ -110,7 +110,7 @@ class MetaFormerBlock(nn.Module):
             head = nn.Sequential(norm, mlp.fc1, mlp.act)
             return RecomputedMlp.apply(
                 head,
-                _shortcut(x, self.res_scale2),
+                shortcut(x, self.res_scale2),
                 x,
                 scale,
                 self._keep(x),
@@ -119,7 +119,7 @@ class MetaFormerBlock(nn.Module):
                 *head.parameters(),
             )
         branch = self.drop_path(mlp(norm(x)))
-        return _residual(_shortcut(x, self.res_scale2), branch, scale)
+        return residual(shortcut(x, self.res_scale2), branch, scale)
 
     def _keep(self, x: Tensor) -> Tensor | None:
         """Return what drop path multiplies each sample's branch with, (B, 1, 1, 1)."""
@@ -143,12 +143,12 @@ def _runs_eagerly(*modules: nn.Module) -> bool:
     )
 
 
-def _shortcut(x: Tensor, res_scale: Tensor | None) -> Tensor:
+def shortcut(x: Tensor, res_scale: Tensor | None) -> Tensor:
     """Return `res_scale * x`, the scale of shape (C,) or None."""
     return x if res_scale is None else x * res_scale.view(-1, 1, 1)
 
 
-def _residual(x: Tensor, branch: Tensor, layer_scale: Tensor | None) -> Tensor:
+def residual(x: Tensor, branch: Tensor, layer_scale: Tensor | None) -> Tensor:
     """Return `x + layer_scale * branch`, the scale of shape (C,) or None."""
     if layer_scale is None:
         return x + branch

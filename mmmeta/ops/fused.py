@@ -22,9 +22,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmeta.models.layers import ConvStem, Downsample, MapLayerNorm, Mlp, StarReLU
-from mmmeta.models.metaformer import MetaFormerBlock
+from mmmeta.models.metaformer import MetaFormerBlock, residual, shortcut
 from mmmeta.models.token_mixers import Attention, Identity, Pooling, SepConv
 from mmmeta.ops.onednn import FusedConv
 from mmmeta.ops.statistics import map_moments
@@ -38,7 +39,7 @@ LARGE_MAP = 2048  # positions from which a convolution pools faster than avg_poo
 
 
 class Affine(NamedTuple):
-    """`weight * x + bias` for each channel, (C,) each."""
+    """`weight * x + bias` for each channel, (C,) each, or (1,) for all."""
 
     weight: Tensor
     bias: Tensor
@@ -49,9 +50,12 @@ def fold_norm(norm: nn.Module) -> tuple[nn.Module, Affine | None]:
     if type(norm) is MapLayerNorm:
         bias = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
         return PlainMapNorm(norm.eps), Affine(norm.weight, bias)
-    if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
-        weight = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        return nn.Identity(), Affine(weight, norm.bias - weight * norm.running_mean)
+    if isinstance(norm, _BatchNorm) and norm.running_mean is not None:
+        weight = (norm.running_var + norm.eps).rsqrt()
+        bias = -weight * norm.running_mean
+        if norm.affine:
+            weight, bias = norm.weight * weight, norm.bias + norm.weight * bias
+        return nn.Identity(), Affine(weight, bias)
     return norm, None
 
 
@@ -59,6 +63,7 @@ def fold(
     conv: nn.Conv2d,
     before: Affine | None = None,
     scale: Tensor | None = None,
+    shift: Tensor | None = None,
     act: str = 'none',
 ) -> FusedConv:
     """Return a convolution with what is around it folded in.
@@ -67,16 +72,19 @@ def fold(
         conv: The plain convolution.
         before: What comes before it. Its bias is exact only without padding.
         scale: (out,), what its output is multiplied by.
+        shift: (out,), what is added to that.
         act: What follows, see `FusedConv`.
     """
     weight, bias = conv.weight, conv.bias
     if before is not None:
-        shift = (weight * before.bias.view(1, -1, 1, 1)).sum((1, 2, 3))
-        bias = shift if bias is None else bias + shift
+        constant = (weight * before.bias.view(1, -1, 1, 1)).sum((1, 2, 3))
+        bias = constant if bias is None else bias + constant
         weight = weight * before.weight.view(1, -1, 1, 1)
     if scale is not None:
         weight = weight * scale.view(-1, 1, 1, 1)
         bias = None if bias is None else bias * scale
+    if shift is not None:
+        bias = shift if bias is None else bias + shift
     return FusedConv(weight, bias, conv.stride, conv.padding, conv.groups, act)
 
 
@@ -85,10 +93,7 @@ def fold_batch_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Module, nn.Mod
     left, affine = fold_norm(norm)
     if not isinstance(left, nn.Identity) or affine is None:
         return fold(conv), norm
-    fused = fold(conv, scale=affine.weight)
-    bias = affine.bias.detach()
-    fused.bias = bias.clone() if fused.bias is None else fused.bias + bias
-    return fused, left
+    return fold(conv, scale=affine.weight, shift=affine.bias), left
 
 
 class PlainMapNorm(nn.Module):
@@ -127,7 +132,16 @@ class FusedAct(nn.Module):
 
 
 class Branch(nn.Module):
-    """`x = res_scale * x + ...`, in place: what the branches below have in common."""
+    """`x = res_scale * x + layer_scale * ...`, what the branches below have in common.
+
+    They may overwrite their input. All are built from a plain block's parts:
+
+    Args:
+        norm: The plain norm.
+        mixer: The plain token mixer (`FusedMlp`: the MLP).
+        res_scale: (C,) or None.
+        layer_scale: (C,) or None.
+    """
 
     def __init__(self, res_scale: Tensor | None) -> None:
         super().__init__()
@@ -138,14 +152,7 @@ class Branch(nn.Module):
 
 
 class FusedMlp(Branch):
-    """`x = res_scale * x + layer_scale * mlp(norm(x))`, in place.
-
-    Args:
-        norm: The plain norm.
-        mlp: The plain MLP.
-        res_scale: (C,) or None.
-        layer_scale: (C,) or None.
-    """
+    """`x = res_scale * x + layer_scale * mlp(norm(x))`, in place."""
 
     def __init__(
         self,
@@ -178,14 +185,7 @@ class FusedMlp(Branch):
 
 
 class FusedPooling(Branch):
-    """`x = res_scale * x + layer_scale * (pool(norm(x)) - norm(x))`.
-
-    Args:
-        norm: The plain norm.
-        mixer: The plain pooling.
-        res_scale: (C,) or None.
-        layer_scale: (C,) or None.
-    """
+    """`x = res_scale * x + layer_scale * (pool(norm(x)) - norm(x))`, in place."""
 
     def __init__(
         self,
@@ -224,14 +224,7 @@ class FusedPooling(Branch):
 
 
 class FusedIdentity(Branch):
-    """`x = res_scale * x + layer_scale * norm(x)`, IdentityFormer's branch.
-
-    Args:
-        norm: The plain norm.
-        mixer: Unused; there is none.
-        res_scale: (C,) or None.
-        layer_scale: (C,) or None.
-    """
+    """`x = res_scale * x + layer_scale * norm(x)`, IdentityFormer's branch."""
 
     def __init__(
         self,
@@ -256,14 +249,7 @@ class FusedIdentity(Branch):
 
 
 class FusedSepConv(Branch):
-    """`x = res_scale * x + layer_scale * sep_conv(norm(x))`, in place.
-
-    Args:
-        norm: The plain norm.
-        mixer: The plain separable convolution.
-        res_scale: (C,) or None.
-        layer_scale: (C,) or None.
-    """
+    """`x = res_scale * x + layer_scale * sep_conv(norm(x))`, in place."""
 
     def __init__(
         self,
@@ -295,13 +281,10 @@ class FusedSepConv(Branch):
 
 
 class FusedMixer(Branch):
-    """`x = res_scale * x + layer_scale * mixer(norm(x))`, in place, for any mixer.
+    """`x = res_scale * x + layer_scale * mixer(norm(x))`, for any mixer.
 
-    Args:
-        norm: The plain norm.
-        mixer: The plain token mixer; the convolutions of attention become oneDNN's.
-        res_scale: (C,) or None.
-        layer_scale: (C,) or None.
+    Not in place: the branch may be a view of the input. The convolutions of attention
+    become oneDNN's.
     """
 
     def __init__(
@@ -322,9 +305,7 @@ class FusedMixer(Branch):
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.mixer(self.norm(x))
-        if self.layer_scale is None:
-            return self.shortcut_(x).add_(branch)
-        return self.shortcut_(x).addcmul_(branch, self.layer_scale)
+        return residual(shortcut(x, self.res_scale), branch, self.layer_scale)
 
 
 class FusedBlock(nn.Module):

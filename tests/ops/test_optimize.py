@@ -30,6 +30,12 @@ KINDS['PoolFormer-5'] = dict(
 KINDS['PoolFormer-BN'] = dict(
     type='mmmeta.PoolFormer', arch=dict(SHALLOW, norm=dict(type='BN'), res_scale=0.5)
 )
+KINDS['PoolFormer-SyncBN'] = dict(
+    type='mmmeta.PoolFormer', arch=dict(SHALLOW, norm=dict(type='SyncBN', affine=False))
+)
+KINDS['IdentityFormer-no-norm'] = dict(  # the branch is the map itself
+    type='mmmeta.IdentityFormer', arch=dict(SHALLOW, norm=None, res_scale=0.5)
+)
 SIZES = [(1, 224, 224), (2, 97, 131), (1, 32, 33), (1, 512, 640)]
 
 
