@@ -8,6 +8,19 @@ class UserError(RuntimeError):
     """A wrong argument or a missing file: shown as one line, without a traceback."""
 
 
+def one_line(error: BaseException, width: int = 300) -> str:
+    """Return what an error says as one line, named by its class where it may be terse.
+
+    Args:
+        error: Any exception.
+        width: Length in characters from which the rest is cut off. Default: 300.
+    """
+    text = ' '.join(str(error).split())
+    short = text if len(text) <= width else f'{text[:width]}...'
+    named = isinstance(error, OSError | RuntimeError | ValueError) and short
+    return short if named else f'{type(error).__name__}: {short}'
+
+
 def require(module: str, extra: str, what: str) -> ModuleType:
     """Import an optional library.
 

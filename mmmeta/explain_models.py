@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmmeta.errors import UserError
+from mmmeta.errors import UserError, one_line
 from mmmeta.explain import Crop, Subject, View
 from mmmeta.inference import Predictor, build_predictor, hush
 from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.locate import locate
 from mmmeta.weights.reading import read_state_dict
-from mmmeta.weights.state import parse
 from mmmeta.weights.zoo import ARCHS, ZOO, find, nearest
 
 TIMM = 'timm:'
@@ -72,7 +71,7 @@ def load_subject(
 
 
 def _build_own(name: str, checkpoint: str, random: bool) -> tuple[nn.Module, Crop, int]:
-    from mmmeta import create_model
+    from mmmeta.models.build import create_model, create_with_head
 
     if name not in ARCHS and name not in ZOO:
         raise UserError(
@@ -81,10 +80,7 @@ def _build_own(name: str, checkpoint: str, random: bool) -> tuple[nn.Module, Cro
         )
     row = find(name)
     if checkpoint:
-        state = read_state_dict(locate(checkpoint))
-        head = parse(state).outer.get('head.fc.weight')
-        classes = None if head is None else len(head)
-        model = create_model(row.arch, checkpoint=state, num_classes=classes)
+        model, _ = create_with_head(row.arch, checkpoint, row.num_classes)
     elif random:
         model = create_model(row.arch, num_classes=row.num_classes)
     else:
@@ -112,7 +108,7 @@ def _build_timm(
             model = timm.create_model(arch, pretrained=not random)
         except Exception as error:  # of the hub or the network: any
             raise CheckpointError(
-                f'the weights cannot be downloaded ({_one_line(error)})'
+                f'the weights cannot be downloaded ({one_line(error)})'
             ) from error
     data = resolve_model_data_config(model)
     crop = Crop(
@@ -137,7 +133,7 @@ def _load_timm(arch: str, checkpoint: str) -> nn.Module:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(
-            f'{checkpoint} does not fit ({_one_line(error)})'
+            f'{checkpoint} does not fit ({one_line(error)})'
         ) from error
     return model
 
@@ -145,10 +141,6 @@ def _load_timm(arch: str, checkpoint: str) -> nn.Module:
 def _hint(name: str, names: list[str]) -> str:
     near = nearest(name, names)
     return f'; nearest: {", ".join(near)}' if near else ''
-
-
-def _one_line(error: Exception) -> str:
-    return ' '.join(str(error).split())[:200]
 
 
 def _load_config(name: str, checkpoint: str, device: str, layer: str | None) -> Subject:
@@ -176,12 +168,9 @@ class _Pipeline:
         self.predictor = predictor
 
     def __call__(self, image: np.ndarray) -> View:
-        inferencer = self.predictor.inferencer
         bgr = np.ascontiguousarray(image[..., ::-1])
-        (batch,) = inferencer.preprocess([bgr], batch_size=1)
-        if self.predictor.task == 'detection':
-            _, batch = batch
-        data = inferencer.model.data_preprocessor(batch, False)
+        batch = self.predictor.prepare([bgr])
+        data = self.predictor.inferencer.model.data_preprocessor(batch, False)
         samples = data['data_samples']
         box = (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
         return View(data['inputs'], samples[0].img_shape[:2], box, samples)

@@ -17,11 +17,7 @@ from tqdm import tqdm
 
 from mmmeta.errors import UserError
 from mmmeta.inference import hush
-from mmmeta.models.build import create_model
-from mmmeta.weights.loading import load_classifier
-from mmmeta.weights.locate import locate
-from mmmeta.weights.reading import read_state_dict
-from mmmeta.weights.state import parse
+from mmmeta.models.build import create_model, create_with_head
 from mmmeta.weights.zoo import Published
 
 TOP = 5
@@ -102,12 +98,8 @@ def load_model(row: Published, checkpoint: str | None = None) -> tuple[nn.Module
     if checkpoint is None:
         with hush():
             return create_model(row.name).eval(), row.num_classes
-    state = read_state_dict(locate(checkpoint))
-    head = parse(state).outer.get('head.fc.weight')
-    num_classes = row.num_classes if head is None else len(head)
     with hush():
-        model = create_model(row.arch, num_classes=num_classes)
-    load_classifier(model, state)
+        model, num_classes = create_with_head(row.arch, checkpoint, row.num_classes)
     return model.eval(), num_classes
 
 

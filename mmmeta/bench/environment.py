@@ -16,7 +16,6 @@ LIBRARIES = {
     'timm': ('timm',),
     'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
     'openvino': ('openvino',),
-    'onnxruntime': ('onnxruntime', 'onnxruntime-gpu'),
 }
 VARIABLES = ('MALLOC_', 'GLIBC_TUNABLES', 'OMP_', 'KMP_', 'LD_PRELOAD', 'TORCHINDUCTOR')
 

@@ -185,7 +185,7 @@ def describe(environment: Facts) -> str:
     """Return the line above the tables: what they were measured with."""
     versions = [
         f'{name} {environment[name]}'
-        for name in ('mmmeta', 'torch', 'timm', 'mmpretrain', 'openvino', 'onnxruntime')
+        for name in ('mmmeta', 'torch', 'timm', 'mmpretrain', 'openvino')
         if environment[name]
     ]
     threads = environment['threads']

@@ -10,7 +10,7 @@ import numpy as np
 from mmmeta.demo import drawing
 from mmmeta.demo.engine import Engine, Prediction
 from mmmeta.demo.found import Model, make_model
-from mmmeta.errors import UserError
+from mmmeta.errors import UserError, one_line
 from mmmeta.inference import TASKS, read_image
 
 THRESHOLD = 0.5
@@ -70,11 +70,9 @@ def open_image(path: str | None) -> np.ndarray:
 
 def explain(error: Exception) -> str:
     """Return an error as one line, for the page and the terminal."""
-    text = ' '.join(str(error).split())
+    text = one_line(error, 600)
     if isinstance(error, MemoryError) or 'memory' in text.lower():
         text = f'not enough memory; try a smaller image or another --device ({text})'
-    elif not isinstance(error, UserError | OSError | RuntimeError | ValueError):
-        text = f'{type(error).__name__}: {text}'
     print(f'mmmeta demo: {text}', file=sys.stderr)
     return note(escape(text), error=True)
 

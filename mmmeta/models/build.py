@@ -9,7 +9,9 @@ from torch import nn
 from mmmeta.models.families import FAMILIES
 from mmmeta.models.metaformer import MetaFormer
 from mmmeta.weights.loading import Checkpoint, load_classifier
-from mmmeta.weights.locate import SCHEME
+from mmmeta.weights.locate import SCHEME, locate
+from mmmeta.weights.reading import read_state_dict
+from mmmeta.weights.state import parse
 from mmmeta.weights.zoo import find, list_models, nearest
 
 __all__ = ['create_model', 'list_models']
@@ -62,6 +64,28 @@ def create_model(
         if hasattr(module, 'is_init'):
             module.is_init = True
     return model
+
+
+def create_with_head(name: str, checkpoint: str, default: int) -> tuple[nn.Module, int]:
+    """Build an image classifier with as many classes as its weights have.
+
+    Args:
+        name: Family and size such as 'poolformer_s12'.
+        checkpoint: A path, an address or mmmeta://NAME.
+        default: Number of classes where the weights have no classifier.
+
+    Returns:
+        The classifier, in training mode, and its number of classes.
+
+    Raises:
+        CheckpointError: The weights cannot be had or do not fit, or have no classifier.
+    """
+    state = read_state_dict(locate(checkpoint))
+    head = parse(state).outer.get('head.fc.weight')
+    num_classes = default if head is None else len(head)
+    model = create_model(name, num_classes=num_classes)
+    load_classifier(model, state)
+    return model, num_classes
 
 
 def _find_arch(name: str) -> tuple[type[MetaFormer], str]:

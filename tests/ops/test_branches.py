@@ -7,6 +7,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmmeta.bench.measure import saved_bytes
 from mmmeta.models.layers import MapLayerNorm, Mlp
 from mmmeta.models.metaformer import MetaFormerBlock
 from mmmeta.models.token_mixers import Pooling
@@ -138,30 +139,19 @@ def test_autocast(family):
         assert difference < 3 * allowed + 0.05, name
 
 
-def saved_bytes(model: nn.Module, images: torch.Tensor) -> int:
-    """Bytes that the graph keeps, without parameters; each memory counted once."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept = {}
-
-    def pack(x):
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        outs = model(images)
-    assert outs[0].requires_grad
-    return sum(size for at, size in kept.items() if at not in own)
-
-
 def test_memory():
     model = MODELS.build(dict(type='mmmeta.PoolFormer', arch='s12', recompute_mlp=True))
     images = torch.randn(1, 3, 160, 160)
-    less = saved_bytes(model, images)
+
+    def kept(model: nn.Module) -> int:
+        return saved_bytes(model, lambda: model(images))
+
+    less = kept(model)
     for block in model.modules():
         if isinstance(block, MetaFormerBlock):
             block.recompute_mlp = False
-    assert 4 < saved_bytes(model, images) / less < 6
-    assert 5 < saved_bytes(plainly(model), images) / less < 8
+    assert 4 < kept(model) / less < 6
+    assert 5 < kept(plainly(model)) / less < 8
 
 
 def test_hooks_see_every_module():
