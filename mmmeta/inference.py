@@ -6,13 +6,14 @@ What differs between detectors, segmentors and classifiers is looked up by the c
 
 import io
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmmeta.errors import UserError, require
+from mmmeta.errors import UserError, one_line, require
 from mmmeta.predict_classes import class_names
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def build_predictor(
     checkpoint: str,
     device: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
+    only: bool = False,
 ) -> Predictor:
     """Build a config's model and load its weights, strictly.
 
@@ -130,6 +132,8 @@ def build_predictor(
         checkpoint: A file, an address or mmmeta://NAME, read without running code.
         device: As for `pick_device`. Default: None.
         cfg_options: What to replace in the config, by key with dots. Default: None.
+        only: No other config follows in this process, so what this one does not need
+            of its library need not be imported. Default: False.
 
     Raises:
         UserError: A wrong argument: what, and what was expected.
@@ -140,12 +144,15 @@ def build_predictor(
     content, state = _read_checkpoint(checkpoint)
     device = pick_device(device)
     with hush():
-        require(f'{scope}.models', 'onedl', f'{config} is of {scope} and')
+        needless = only and scope == 'mmdet' and 'language_model' not in cfg.model
+        with _without_transformers() if needless else nullcontext():
+            for part in ('models', 'apis'):
+                require(f'{scope}.{part}', 'onedl', f'{config} is of {scope} and')
         try:
             inferencer = _build_inferencer(scope, cfg, device)
         except Exception as error:  # the config is code of the user's
             raise UserError(
-                f'the model of {config} cannot be built: {_one_line(error)}'
+                f'the model of {config} cannot be built: {one_line(error)}'
             ) from error
     model = inferencer.model
     _check_model(model, scope, config)
@@ -189,7 +196,7 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
             cfg = Config.fromfile(name)
         cfg.merge_from_dict(dict(options or {}))
     except Exception as error:  # a config is code of the user's
-        raise UserError(f'config {name} cannot be read: {_one_line(error)}') from error
+        raise UserError(f'config {name} cannot be read: {one_line(error)}') from error
     return cfg
 
 
@@ -212,7 +219,7 @@ def pick_device(name: str | None) -> str:
         if name.startswith('cuda') and not torch.cuda.is_available():
             reason = 'no GPU was found'
         else:
-            reason = _one_line(error, 120)
+            reason = one_line(error, 120)
         raise UserError(
             f'device {name!r} cannot be used: {reason}; expected cpu, cuda or cuda:N'
         ) from error
@@ -236,7 +243,7 @@ def read_image(path: str | os.PathLike) -> 'np.ndarray':
         with Image.open(path) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(_one_line(error)) from error
+        raise ValueError(one_line(error)) from error
     pixels = mmcv.imread(os.fspath(path))
     if pixels is None:
         raise ValueError('OpenCV cannot read this format')
@@ -254,11 +261,21 @@ def hush() -> Iterator[None]:
         yield
 
 
-def _one_line(error: BaseException, width: int = 300) -> str:
-    text = ' '.join(str(error).split())
-    short = text if len(text) <= width else f'{text[:width]}...'
-    named = isinstance(error, OSError | UserError | RuntimeError | ValueError) and short
-    return short if named else f'{type(error).__name__}: {short}'
+@contextmanager
+def _without_transformers() -> Iterator[None]:
+    """Import as if transformers were not installed, unless it is imported already.
+
+    MMDetection imports it where it can, for its language models alone, which takes
+    as long as the rest of MMDetection.
+    """
+    if 'transformers' in sys.modules:
+        yield
+        return
+    sys.modules['transformers'] = None
+    try:
+        yield
+    finally:
+        del sys.modules['transformers']
 
 
 def _check_config(cfg: 'Config', name: str) -> str:
@@ -342,6 +359,5 @@ def _load_strictly(
             model.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(
-            f'checkpoint {checkpoint} is not of config {config}: '
-            f'{_one_line(error, 600)}'
+            f'checkpoint {checkpoint} is not of config {config}: {one_line(error, 600)}'
         ) from error

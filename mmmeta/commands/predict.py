@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmengine.config import DictAction
 
 from mmmeta.commands.arguments import positive
-from mmmeta.errors import UserError
+from mmmeta.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     paths = list_images(args.inputs, args.out_dir)
     make_folder(args.out_dir)
     predictor = build_predictor(
-        args.config, args.checkpoint, args.device, args.cfg_options
+        args.config, args.checkpoint, args.device, args.cfg_options, only=True
     )
     names = relative_names(paths)
     options = {} if args.ann_file is None else {'ann_file': args.ann_file}
@@ -156,8 +156,7 @@ def _write_picture(path: Path, picture: 'np.ndarray') -> None:
 def _report(failed: dict[Path, Exception], total: int) -> int:
     """Name the images that failed; return the exit status."""
     for path, error in failed.items():
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        print(f'{path}: {reason}', file=sys.stderr)
+        print(f'{path}: {one_line(error)}', file=sys.stderr)
     if failed:
         print(f'{len(failed)} of {total} images failed', file=sys.stderr)
     return 1 if failed else 0

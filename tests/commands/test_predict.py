@@ -371,3 +371,25 @@ def test_a_process_prints_its_results_alone(root, classifier, images, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '')
     assert done.stdout == 'predictions/top5.csv: the likeliest classes of each image\n'
+
+
+@pytest.mark.slow
+def test_language_models_are_not_imported_for_a_detector(
+    root, detector, images, tmp_path
+):
+    code = (
+        'import sys\n'
+        'from mmmeta.cli import main\n'
+        'status = main(sys.argv[1:])\n'
+        "assert 'transformers' not in sys.modules\n"
+        'import transformers\n'  # it is there, and stays so for others
+        'sys.exit(status)\n'
+    )
+    arguments = ['predict', root / DETECTOR, detector, images, '--out-dir', tmp_path]
+    result = subprocess.run(
+        [sys.executable, '-c', code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
