@@ -6,11 +6,13 @@ float16, in any memory format.
 
 import functools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmmeta.ops.eager import may_overwrite
 
 
 class ChannelLayerNorm(nn.Module):
@@ -125,6 +127,13 @@ class StarReLU(nn.Module):
         x = torch.addcmul(self.bias.float(), self.scale.float(), x.float().square())
         return x.clamp(-FLOAT16_MAX, FLOAT16_MAX).to(torch.float16)
 
+    def forward_(self, x: Tensor) -> Tensor:
+        """Compute in the memory of x, on a CPU, without gradients."""
+        if x.dtype == torch.float16:
+            return self(x)
+        x = x.relu_()
+        return torch.addcmul(self.bias, x, x, value=self.scale.item(), out=x)
+
 
 @functools.cache  # once a process
 def _warn_of_float16() -> None:
@@ -143,6 +152,29 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     'StarReLU': StarReLU,
     'Identity': nn.Identity,
 }
+
+
+IN_PLACE: dict[type[nn.Module], Callable[[nn.Module, Tensor], Tensor]] = {
+    nn.GELU: lambda act, x: torch.ops.aten.gelu_(x, approximate=act.approximate),
+    nn.ReLU: lambda act, x: x.relu_(),
+    nn.SiLU: lambda act, x: F.silu(x, inplace=True),
+    StarReLU: StarReLU.forward_,
+}
+
+
+def activate(act: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
+    """Return act(layer(x)), in the memory of the layer's output where it may be.
+
+    Args:
+        act: The activation.
+        layer: The layer before it.
+        x: The layer's input.
+    """
+    y = layer(x)
+    in_place = IN_PLACE.get(type(act))
+    if in_place and type(layer) is nn.Conv2d and may_overwrite(y, layer, act):
+        return in_place(act, y)
+    return act(y)
 
 
 def build_act(name: str) -> nn.Module:
@@ -176,7 +208,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Conv2d(hidden, dim, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(activate(self.act, self.fc1, x))
 
 
 class Downsample(nn.Module):

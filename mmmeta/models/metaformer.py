@@ -26,6 +26,7 @@ from mmmeta.models.arch import NUM_STAGES, Arch, override, per_stage, resolve_ar
 from mmmeta.models.layers import MapLayerNorm, Mlp, build_downsample, build_norm
 from mmmeta.models.token_mixers import Attention, Pooling, build_token_mixer
 from mmmeta.ops.branches import PooledBranch, RecomputedMlp
+from mmmeta.ops.eager import may_overwrite, runs_eagerly
 from mmmeta.registry import MODELS
 from mmmeta.weights.init import init_weights
 from mmmeta.weights.loading import translate_in_place
@@ -84,7 +85,7 @@ class MetaFormerBlock(nn.Module):
             type(mixer) is Pooling
             and type(norm) is MapLayerNorm
             and x.device.type == 'cpu'
-            and _runs_eagerly(norm, mixer)
+            and runs_eagerly(norm, mixer)
         ):
             return PooledBranch.apply(
                 shortcut(x, self.res_scale1),
@@ -105,7 +106,7 @@ class MetaFormerBlock(nn.Module):
             self.recompute_mlp
             and torch.is_grad_enabled()
             and not isinstance(norm, _BatchNorm)  # it would see each batch twice
-            and _runs_eagerly(norm, mlp.fc1, mlp.act, mlp.fc2)
+            and runs_eagerly(norm, mlp.fc1, mlp.act, mlp.fc2)
         ):
             head = nn.Sequential(norm, mlp.fc1, mlp.act)
             return RecomputedMlp.apply(
@@ -119,7 +120,8 @@ class MetaFormerBlock(nn.Module):
                 *head.parameters(),
             )
         branch = self.drop_path(mlp(norm(x)))
-        return residual(shortcut(x, self.res_scale2), branch, scale)
+        ours = type(mlp) is Mlp and may_overwrite(branch, mlp, mlp.fc2, self.drop_path)
+        return residual(shortcut(x, self.res_scale2), branch, scale, ours)
 
     def _keep(self, x: Tensor) -> Tensor | None:
         """Return what drop path multiplies each sample's branch with, (B, 1, 1, 1)."""
@@ -128,19 +130,12 @@ class MetaFormerBlock(nn.Module):
         return self.drop_path(x.new_ones(len(x), 1, 1, 1))
 
 
-def _runs_eagerly(*modules: nn.Module) -> bool:
-    """Whether modules may be passed over: nobody traces, compiles or hooks them."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or any(
-            module._forward_hooks
-            or module._forward_pre_hooks
-            or module._backward_hooks
-            or module._backward_pre_hooks
-            for module in modules
-        )
-    )
+def _contiguous(x: Tensor) -> Tensor:
+    """Return (B, C, H, W) in contiguous memory."""
+    if not runs_eagerly() or len(x) > 1 or x.is_contiguous():
+        return x.contiguous()
+    # PyTorch turns a matrix over faster than a map.
+    return x[0].flatten(1).contiguous().view(x.shape)
 
 
 def shortcut(x: Tensor, res_scale: Tensor | None) -> Tensor:
@@ -148,15 +143,22 @@ def shortcut(x: Tensor, res_scale: Tensor | None) -> Tensor:
     return x if res_scale is None else x * res_scale.view(-1, 1, 1)
 
 
-def residual(x: Tensor, branch: Tensor, layer_scale: Tensor | None) -> Tensor:
-    """Return `x + layer_scale * branch`, the scale of shape (C,) or None."""
+def residual(
+    x: Tensor, branch: Tensor, layer_scale: Tensor | None, overwrite: bool = False
+) -> Tensor:
+    """Return `x + layer_scale * branch`, the scale of shape (C,) or None.
+
+    With `overwrite` it may be returned in the memory of `branch`.
+    """
     if layer_scale is None:
-        return x + branch
+        return branch.add_(x) if overwrite and branch.dtype == x.dtype else x + branch
     layer_scale = layer_scale.view(-1, 1, 1)
     if torch.compiler.is_compiling():
         # Inductor folds the product into the convolution before, the sum too.
         return x + branch * layer_scale
-    return torch.addcmul(x, branch, layer_scale)
+    alike = x.dtype == branch.dtype == layer_scale.dtype
+    out = branch if overwrite and alike else None
+    return torch.addcmul(x, branch, layer_scale, out=out)
 
 
 class MetaFormerStage(nn.Module):
@@ -390,7 +392,7 @@ class MetaFormer(BaseModule):
             x = stage(x)
             if self.fork_feat and i in self.out_indices:
                 out = getattr(self, f'norm{i}')(x)
-                outs.append(out if self.channels_last_out else out.contiguous())
+                outs.append(out if self.channels_last_out else _contiguous(out))
         return tuple(outs) if self.fork_feat else (self.norm(x),)
 
     def train(self, mode: bool = True) -> 'MetaFormer':

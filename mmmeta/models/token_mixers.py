@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmmeta.models.layers import build_act
+from mmmeta.models.layers import activate, build_act
 from mmmeta.registry import TOKEN_MIXERS
 
 
@@ -160,7 +160,7 @@ class SepConv(nn.Module):
         self.pwconv2 = nn.Conv2d(hidden, dim, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pwconv2(self.dwconv(self.act1(self.pwconv1(x))))
+        return self.pwconv2(self.dwconv(activate(self.act1, self.pwconv1, x)))
 
 
 @TOKEN_MIXERS.register_module()
