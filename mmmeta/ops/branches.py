@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mmmeta.ops.pooling import average_pool, mix_pooled
 from mmmeta.ops.statistics import map_moments
 
 
@@ -43,10 +44,10 @@ class PooledBranch(torch.autograd.Function):
         ctx.save_for_backward(x, weight, scale, keep, mean, rstd)
         ctx.size, ctx.has_bias = size, bias is not None
         factor = _factor(weight, scale, keep) * rstd
-        pooled = _pool(x, size)
         if shortcut is x:
-            return torch.lerp(x, pooled, factor.to(x.dtype))
-        return torch.addcmul(shortcut, pooled.sub_(x), factor.to(x.dtype))
+            return mix_pooled(x, factor, size)
+        apart = average_pool(x, size).sub_(x)
+        return torch.addcmul(shortcut, apart, factor.to(x.dtype))
 
     @staticmethod
     @once_differentiable
@@ -56,7 +57,8 @@ class PooledBranch(torch.autograd.Function):
         # The shortcut may have a wider dtype, in mixed precision.
         grad = grad.to(x.dtype, memory_format=torch.channels_last)
         # (B, C): how the loss depends on the factor of each map.
-        of_factor = _pool(x, ctx.size).sub_(x).mul_(grad).sum((2, 3), dtype=rstd.dtype)
+        apart = average_pool(x, ctx.size).sub_(x)
+        of_factor = apart.mul_(grad).sum((2, 3), dtype=rstd.dtype)
         kept = of_factor if keep is None else of_factor * keep.flatten(1)
         by_channel = (kept * rstd.flatten(1)).sum(0)
         of_weight = by_channel if scale is None else by_channel * scale
@@ -81,10 +83,6 @@ class PooledBranch(torch.autograd.Function):
         of_bias = torch.zeros_like(weight) if ctx.has_bias else None
         of_weight = of_weight.to(weight.dtype)
         return of_shortcut, of_x, of_weight, of_bias, of_scale, None, None, None
-
-
-def _pool(x: Tensor, size: int) -> Tensor:
-    return F.avg_pool2d(x, size, 1, size // 2, count_include_pad=False)
 
 
 def _factor(weight: Tensor, scale: Tensor | None, keep: Tensor | None) -> Tensor:

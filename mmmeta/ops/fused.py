@@ -8,7 +8,8 @@ map's own memory:
   layer_scale * (pool(norm(x)) - norm(x)) = s * (pool(x) - x), s = layer_scale *
   weight / std, which is `lerp(x, pool(x), s)`.
 - A norm's affine part goes into the pointwise convolution behind it, all of a batch
-  norm; layer scale into the one before it.
+  norm; layer scale into the one before it. Of one large image all of a norm over the
+  map goes there, since its mean and deviation are two numbers.
 - StarReLU: oneDNN's ReLU, then a square in place; its scale and bias go into the next
   layer.
 - The second convolution of an MLP adds to the shortcut in place.
@@ -20,7 +21,6 @@ import copy
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -28,6 +28,7 @@ from mmmeta.models.layers import ConvStem, Downsample, MapLayerNorm, Mlp, StarRe
 from mmmeta.models.metaformer import MetaFormerBlock, residual, shortcut
 from mmmeta.models.token_mixers import Attention, Identity, Pooling, SepConv
 from mmmeta.ops.onednn import FusedConv
+from mmmeta.ops.pooling import LARGE, mix_pooled
 from mmmeta.ops.statistics import map_moments
 
 POST_OPS = {nn.GELU: 'gelu', nn.ReLU: 'relu', nn.SiLU: 'swish', nn.Identity: 'none'}
@@ -35,7 +36,6 @@ POST_OPS = {nn.GELU: 'gelu', nn.ReLU: 'relu', nn.SiLU: 'swish', nn.Identity: 'no
 # one piece serves all.
 TILE_BYTES = 8 * 2**20
 TILE_MIN = 4096  # positions; fewer would not be worth a convolution's start
-LARGE_MAP = 2048  # positions from which a convolution pools faster than avg_pool2d
 
 
 class Affine(NamedTuple):
@@ -166,14 +166,30 @@ class FusedMlp(Branch):
         self.act = FusedAct(mlp.act)
         self.fc1 = fold(mlp.fc1, before=affine, act=self.act.post_op)
         self.fc2 = fold(mlp.fc2, before=self.act.after, scale=layer_scale)
+        self.register_buffer('sums', self.fc1.weight.sum((1, 2, 3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(x)
+        y, *factors = self._normalise(x)
         rows = self._rows(x)
         for i in range(0, x.shape[2], rows):
-            hidden = self.act(self.fc1(y[:, :, i : i + rows]))
+            hidden = self.act(self.fc1(y[:, :, i : i + rows], *factors))
             self.fc2.add_(self.shortcut_(x[:, :, i : i + rows]), hidden)
         return x
+
+    def _normalise(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return norm(x); or x, and what makes the first layer normalise it.
+
+        W (x - mean) / std + b = (W / std) x + (b - mean / std * sums of W)
+        """
+        large = max(LARGE, 16 * self.fc1.weight.numel())
+        if not isinstance(self.norm, PlainMapNorm) or len(x) > 1 or x.numel() < large:
+            return (self.norm(x),)
+        mean, variance = map_moments(x)
+        scale = (variance + self.norm.eps).rsqrt().squeeze()
+        bias = -mean.squeeze() * scale * self.sums
+        if self.fc1.bias is not None:
+            bias = bias + self.fc1.bias
+        return x, scale, bias.to(x.dtype)
 
     def _rows(self, x: Tensor) -> int:
         """How many rows of the map are done at once."""
@@ -181,11 +197,13 @@ class FusedMlp(Branch):
         row = width * self.fc1.weight.shape[0] * x.element_size()
         if batch > 1 or row * height <= 2 * TILE_BYTES:
             return height
-        return max(TILE_BYTES // row, TILE_MIN // width, 1)
+        rows = max(TILE_BYTES // row, TILE_MIN // width, 1)
+        tiles = -(-height // rows)
+        return -(-height // tiles)  # alike, since weights are packed for one size
 
 
 class FusedPooling(Branch):
-    """`x = res_scale * x + layer_scale * (pool(norm(x)) - norm(x))`, in place."""
+    """`x = res_scale * x + layer_scale * (pool(norm(x)) - norm(x))`."""
 
     def __init__(
         self,
@@ -198,29 +216,12 @@ class FusedPooling(Branch):
         self.eps = norm.eps
         scale = norm.weight if layer_scale is None else norm.weight * layer_scale
         self.register_buffer('scale', channelwise(scale))
-        self.size, dim = mixer.pool_size, scale.numel()
-        box = scale.new_full((dim, 1, self.size, self.size), self.size**-2)
-        self.box = FusedConv(box, None, padding=(self.size // 2,) * 2, groups=dim)
+        self.size = mixer.pool_size
 
     def forward(self, x: Tensor) -> Tensor:
         _, variance = map_moments(x)
-        scale = (self.scale * (variance + self.eps).rsqrt()).to(x.dtype)
-        pooled = self._pool(x)
-        if self.res_scale is None:
-            return x.lerp_(pooled, scale)
-        return x.mul_(self.res_scale - scale).addcmul_(pooled, scale)
-
-    def _pool(self, x: Tensor) -> Tensor:
-        size = self.size
-        if size != 3 or min(x.shape[2:]) < 2 or x[:, 0].numel() < LARGE_MAP:
-            return F.avg_pool2d(x, size, 1, size // 2, count_include_pad=False)
-        # On large maps a depthwise convolution is the faster sum. It counts the
-        # padding: a border has six positions of nine, a corner four.
-        pooled = self.box(x)
-        for edge in (0, -1):
-            pooled[:, :, edge].mul_(1.5)
-            pooled[:, :, :, edge].mul_(1.5)
-        return pooled
+        scale = self.scale * (variance + self.eps).rsqrt()
+        return mix_pooled(x, scale, self.size, self.res_scale)
 
 
 class FusedIdentity(Branch):

@@ -17,6 +17,13 @@ def is_available() -> bool:
     )
 
 
+def depthwise(x: Tensor, weight: Tensor) -> Tensor:
+    """Return (B, C, H, W) convolved with (C, 1, 3, 3), padded with zeros."""
+    return torch.ops.mkldnn._convolution_pointwise(
+        x, weight, None, [1, 1], [1, 1], [1, 1], len(weight), 'none', [], ''
+    )
+
+
 class FusedConv(nn.Module):
     """A convolution with an activation, or an addition in place, behind it.
 
@@ -48,11 +55,22 @@ class FusedConv(nn.Module):
         self._shape: tuple[Any, ...] | None = None
         self._packed: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return act(conv(x)), (B, out, H', W')."""
+    def forward(
+        self, x: Tensor, scale: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """Return act(conv(x)), (B, out, H', W').
+
+        Args:
+            x: (B, in, H, W).
+            scale: What the weight is multiplied by this time, of no dimension.
+                Default: None.
+            bias: Instead of the layer's own, (out,), where `scale` is given.
+        """
+        weight = self._weight(x)
+        weight, bias = (weight, self.bias) if scale is None else (weight * scale, bias)
         algorithm = 'none' if self.act == 'gelu' else ''
         return torch.ops.mkldnn._convolution_pointwise(
-            x, self._weight(x), self.bias, *self.geometry, self.act, [], algorithm
+            x, weight, bias, *self.geometry, self.act, [], algorithm
         )
 
     def add_(self, out: Tensor, x: Tensor) -> Tensor:

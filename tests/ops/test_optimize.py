@@ -36,7 +36,7 @@ KINDS['PoolFormer-SyncBN'] = dict(
 KINDS['IdentityFormer-no-norm'] = dict(  # the branch is the map itself
     type='mmmeta.IdentityFormer', arch=dict(SHALLOW, norm=None, res_scale=0.5)
 )
-SIZES = [(1, 224, 224), (2, 97, 131), (1, 32, 33), (1, 512, 640)]
+SIZES = [(1, 224, 224), (2, 97, 131), (1, 32, 33), (1, 800, 864)]
 
 
 def trained(config: dict, **kwargs) -> MetaFormer:
