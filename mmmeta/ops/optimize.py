@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -66,14 +67,17 @@ def optimize(
             convolutions; no compilation, any image size at once. 'inductor':
             `torch.compile` with freezing; a minute for the first image, seconds more at
             the second size, none later. 'openvino' (CPU, extra `openvino`): exported to
-            that runtime. 'auto': 'onednn' on a CPU that has it, else 'inductor'.
-            Default: 'auto'.
-        dtype: `torch.float32` or `torch.bfloat16`, of the backbone only. Default: the
-            model's own.
+            that runtime. 'triton' (CUDA GPU of capability 7.0 or more): kernels for
+            stages of pooling or no mixing; seconds for the first image, any size at
+            once; not run on a GPU yet. 'auto': 'onednn' on a CPU that has it, else
+            'inductor'. Default: 'auto'.
+        dtype: `torch.float32` or `torch.bfloat16` ('triton': or `torch.float16`), of
+            the backbone only. Default: the model's own.
 
     Raises:
         TypeError: No backbone of this package in the model.
-        UserError: An unknown or unavailable backend.
+        UserError: An unknown or unavailable backend, or one that has nothing for this
+            backbone.
     """
     backbone = model if isinstance(model, MetaFormer) else _backbone_of(model)
     device = next(backbone.parameters()).device
@@ -119,7 +123,9 @@ def _find_backend(name: str, device: torch.device) -> Callable[..., Any]:
         raise UserError(
             f'unknown backend {name!r}; choose from {", ".join(["auto", *BACKENDS])}'
         )
-    if name != 'inductor' and device.type != 'cpu':
+    if name == 'triton':
+        _check_triton(device)
+    elif name != 'inductor' and device.type != 'cpu':
         raise UserError(
             f'backend {name!r} runs on a CPU, and the model is on {device}: use '
             "backend='inductor', or model.cpu()"
@@ -127,6 +133,20 @@ def _find_backend(name: str, device: torch.device) -> Callable[..., Any]:
     if name == 'onednn' and not onednn.is_available():
         raise UserError("this PyTorch has no oneDNN: use backend='inductor'")
     return BACKENDS[name]
+
+
+def _check_triton(device: torch.device) -> None:
+    capability, found = (0, 0), f'the model is on {device}'
+    if device.type == 'cuda':
+        capability = torch.cuda.get_device_capability(device)
+        found += f' (capability {capability[0]}.{capability[1]})'
+    installed = find_spec('triton') is not None
+    if capability < (7, 0) or not installed:
+        raise UserError(
+            "backend 'triton' needs a model on a CUDA GPU of capability 7.0 or more, "
+            f'and Triton; {found}{"" if installed else ", Triton is not installed"}: '
+            "use model.cuda(), pip install triton, or backend='auto'"
+        )
 
 
 def _to_onednn(backbone: MetaFormer, dtype: torch.dtype) -> nn.Module:
@@ -172,8 +192,15 @@ def _to_openvino(backbone: MetaFormer, dtype: torch.dtype) -> Run:
     return lambda x: [torch.from_numpy(y) for y in compiled(x.float().numpy()).values()]
 
 
+def _to_triton(backbone: MetaFormer, dtype: torch.dtype) -> nn.Module:
+    from mmmeta.ops.gpu_blocks import to_triton  # not every machine has Triton
+
+    return to_triton(backbone, dtype)
+
+
 BACKENDS: dict[str, Callable[[MetaFormer, torch.dtype], Run]] = {
     'onednn': _to_onednn,
     'inductor': _to_inductor,
     'openvino': _to_openvino,
+    'triton': _to_triton,
 }
