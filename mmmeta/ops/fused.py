@@ -21,6 +21,7 @@ import copy
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -104,9 +105,7 @@ class PlainMapNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        mean, variance = map_moments(x)
-        scale = (variance + self.eps).rsqrt()
-        return torch.addcmul((-mean * scale).to(x.dtype), x, scale.to(x.dtype))
+        return F.group_norm(x, 1, eps=self.eps)
 
 
 class FusedAct(nn.Module):

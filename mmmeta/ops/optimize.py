@@ -91,7 +91,8 @@ def optimize(
     if backbone is model:
         return fast
     copied = copy.deepcopy(model, {id(backbone): fast}).requires_grad_(False).eval()
-    return _fold_batch_norms(copied)
+    layout = torch.channels_last if channels_last else torch.preserve_format
+    return _fold_batch_norms(copied).to(memory_format=layout)
 
 
 def _backbone_of(model: nn.Module) -> MetaFormer:
