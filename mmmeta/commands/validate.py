@@ -1,6 +1,7 @@
 """`mmmeta validate NAME DATA_DIR`: accuracy on a folder of class folders."""
 
 import argparse
+import os
 import json
 import sys
 from pathlib import Path
@@ -39,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--workers',
         type=int,
-        default=4,
+        default=min(4, os.cpu_count() or 1),
         metavar='N',
-        help='processes that read images; 0 for none (default: 4)',
+        help='processes that read images; 0 for none (default: 4, or one a core)',
     )
     parser.add_argument('--device', help='cpu, cuda, cuda:1 (default: a GPU if any)')
     parser.add_argument(
