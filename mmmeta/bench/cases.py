@@ -16,8 +16,9 @@ TASKS = ('backbone', 'training', *WHOLE)
 # How far outputs may be off for a row to count, see `worker.difference`.
 BOUNDS = {'float32': 1e-4, 'bfloat16': 0.1}
 MODELS = 'mmmeta.bench.models'
-# Backends of mmmeta.optimize.
-OPTIMISED = ('onednn', 'inductor', 'openvino')
+# Backends of mmmeta.optimize by device.
+BACKENDS = {'cpu': ('onednn', 'inductor', 'openvino'), 'cuda': ('inductor', 'triton')}
+OPTIMISED = tuple(sorted({*BACKENDS['cpu'], *BACKENDS['cuda']}))
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,7 @@ def alternatives(case: Case, device: str = 'cpu') -> list[Alternative]:
     if training:
         rows.append(Alternative('mmmeta recompute_mlp', f'{MODELS}:recomputed'))
     else:
-        backends = ['inductor'] if device == 'cuda' else OPTIMISED
-        rows += [Alternative(f'mmmeta {name}', own, name) for name in backends]
+        rows += [Alternative(f'mmmeta {name}', own, name) for name in BACKENDS[device]]
     for peer in peers(case):
         build = f'{MODELS}:{peer}'
         rows += [

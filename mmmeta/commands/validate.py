@@ -1,8 +1,8 @@
 """`mmmeta validate NAME DATA_DIR`: accuracy on a folder of class folders."""
 
 import argparse
-import os
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
