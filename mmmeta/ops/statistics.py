@@ -18,12 +18,9 @@ def map_moments(x: Tensor) -> tuple[Tensor, Tensor]:
         Two tensors (B, 1, 1, 1), float32 (float64 of float64).
     """
     rows = x.permute(0, 2, 3, 1).flatten(2)  # (B, H, W * C)
-    wide = torch.promote_types(x.dtype, torch.float32)
-    # PyTorch sums bfloat16 in float32 either way; asked for float32 it takes thrice as
-    # long. That each row's result is rounded averages out.
-    dtype = x.dtype if x.dtype == torch.bfloat16 else wide
+    dtype = torch.promote_types(x.dtype, torch.float32)
     size = rows.shape[1] * rows.shape[2]
-    mean = rows.sum(2, dtype=dtype).sum(1, dtype=wide) / size
-    norms = torch.linalg.vector_norm(rows, dim=2, dtype=dtype).to(wide)
+    mean = rows.sum((1, 2), dtype=dtype) / size
+    norms = torch.linalg.vector_norm(rows, dim=2, dtype=dtype)
     variance = norms.square().sum(1) / size - mean.square()
     return mean.view(-1, 1, 1, 1), variance.clamp_min(0).view(-1, 1, 1, 1)
