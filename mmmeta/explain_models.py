@@ -80,7 +80,7 @@ def _build_own(name: str, checkpoint: str, random: bool) -> tuple[nn.Module, Cro
         )
     row = find(name)
     if checkpoint:
-        model, _ = create_with_head(row.arch, checkpoint, row.num_classes)
+        model = create_with_head(row.arch, checkpoint)
     elif random:
         model = create_model(row.arch, num_classes=row.num_classes)
     else:

@@ -265,8 +265,7 @@ def hush() -> Iterator[None]:
 def _without_transformers() -> Iterator[None]:
     """Import as if transformers were not installed, unless it is imported already.
 
-    MMDetection imports it where it can, for its language models alone, which takes
-    as long as the rest of MMDetection.
+    MMDetection imports it where it can, for its language models alone: seconds.
     """
     if 'transformers' in sys.modules:
         yield

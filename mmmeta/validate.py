@@ -99,8 +99,8 @@ def load_model(row: Published, checkpoint: str | None = None) -> tuple[nn.Module
         with hush():
             return create_model(row.name).eval(), row.num_classes
     with hush():
-        model, num_classes = create_with_head(row.arch, checkpoint, row.num_classes)
-    return model.eval(), num_classes
+        model = create_with_head(row.arch, checkpoint)
+    return model.eval(), model.head.num_classes
 
 
 def read_class_map(

@@ -94,7 +94,6 @@ OF_METHOD = {
 MULTI_SCALE = [name for name in RECIPES if name.endswith('_ms_3x')]
 
 
-@functools.cache
 def test_the_sweep_is_complete():
     assert len(NAMES) == 24 + 2
     assert sorted([*RECIPES, *SHAPES]) == NAMES == sorted(LISTED)

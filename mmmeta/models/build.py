@@ -66,26 +66,23 @@ def create_model(
     return model
 
 
-def create_with_head(name: str, checkpoint: str, default: int) -> tuple[nn.Module, int]:
+def create_with_head(name: str, checkpoint: str) -> nn.Module:
     """Build an image classifier with as many classes as its weights have.
 
     Args:
         name: Family and size such as 'poolformer_s12'.
         checkpoint: A path, an address or mmmeta://NAME.
-        default: Number of classes where the weights have no classifier.
 
     Returns:
-        The classifier, in training mode, and its number of classes.
+        As `create_model`.
 
     Raises:
         CheckpointError: The weights cannot be had or do not fit, or have no classifier.
     """
     state = read_state_dict(locate(checkpoint))
     head = parse(state).outer.get('head.fc.weight')
-    num_classes = default if head is None else len(head)
-    model = create_model(name, num_classes=num_classes)
-    load_classifier(model, state)
-    return model, num_classes
+    num_classes = None if head is None else len(head)
+    return create_model(name, checkpoint=state, num_classes=num_classes)
 
 
 def _find_arch(name: str) -> tuple[type[MetaFormer], str]:

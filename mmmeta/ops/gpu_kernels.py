@@ -387,9 +387,8 @@ def add_branch_reference(
     branch: Tensor | None,
     bias: Tensor | None,
     shortcut: Tensor | None,
-    inplace: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """See `add_branch`; `inplace` changes nothing."""
+    """See `add_branch`; returns a new map."""
     y = x.float()
     if shortcut is not None:
         y = y * shortcut[..., None, None]

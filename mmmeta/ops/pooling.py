@@ -22,12 +22,7 @@ def average_pool(x: Tensor, size: int) -> Tensor:
     """
     if not _sums_by_convolution(x, size):
         return F.avg_pool2d(x, size, 1, size // 2, count_include_pad=False)
-    pooled = onednn.depthwise(x, x.new_full((x.shape[1], 1, 3, 3), 1 / 9))
-    # It counts the padding: a border has six positions of nine, a corner four.
-    for edge in (0, -1):
-        pooled[:, :, edge].mul_(1.5)
-        pooled[:, :, :, edge].mul_(1.5)
-    return pooled
+    return _mix_by_convolution(x, x.new_ones(x.shape[1], 1, 1), None)
 
 
 def mix_pooled(
@@ -68,7 +63,7 @@ def _mix_by_convolution(x: Tensor, scale: Tensor, res_scale: Tensor | None) -> T
     weight = (scale / 9).repeat(1, 3, 3).unsqueeze(1)
     weight[:, :, 1, 1] += own[..., 0]
     mixed = onednn.depthwise(x, weight)
-    # The windows' share is too small at the border, see `average_pool`.
+    # It counts the padding: a border has six positions of nine, a corner four.
     own = own[..., 0]
     for edge in (0, -1):
         mixed[:, :, edge].lerp_(own * x[:, :, edge], -0.5)

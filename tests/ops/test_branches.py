@@ -136,7 +136,9 @@ def test_autocast(family):
         assert value.dtype == torch.float32
         difference = (value - exact[name]).norm() / exact[name].norm()
         allowed = (expected[name] - exact[name]).norm() / exact[name].norm()
-        assert difference < 3 * allowed + 0.05, name
+        # A single number, such as StarReLU's scale, sums rounding of both signs.
+        slack = 0.05 if exact[name].numel() == 1 else 0.02
+        assert difference < 2 * allowed + slack, name
 
 
 def test_memory():

@@ -47,6 +47,19 @@ def test_inference_gives_what_training_gives(family, act):
 
 
 @pytest.mark.parametrize('family', FAMILIES, ids=lambda f: f.__name__)
+def test_mixed_precision_is_as_near_as_in_training(family):
+    model, images = build(family), torch.randn(1, 3, 96, 128)
+    with torch.no_grad():
+        exact = model(images)
+    with torch.autocast('cpu', torch.bfloat16):
+        allowed = model(images)  # with gradients, so nothing is overwritten
+        with torch.no_grad():
+            found = model(images)
+    for a, b, true in zip(found, allowed, exact, strict=True):
+        assert (a - true).norm() < 1.2 * (b - true).norm()
+
+
+@pytest.mark.parametrize('family', FAMILIES, ids=lambda f: f.__name__)
 def test_what_a_hook_took_is_left_alone(family):
     model = build(family)
     images = torch.randn(1, 3, 96, 128)

@@ -21,16 +21,18 @@ def test_golden_files_cover_the_families(golden_names):
     assert {name.split('_')[0] for name in golden_names} == set(FAMILY)
 
 
-def test_outputs_equal_the_recorded(golden_name, golden, tmp_path):
+@pytest.mark.parametrize('optimised', [False, True], ids=['plain', 'optimised'])
+def test_outputs_equal_the_recorded(golden_name, golden, tmp_path, optimised):
     file = golden(golden_name)
     path = tmp_path / f'{golden_name}.pth'
     torch.save(file.checkpoint(), path)
     family, _, size = file.arch.partition('_')
+    prepare = mmmeta.optimize if optimised else lambda model: model.eval()
     models, seen = {}, 0
     for case in file.cases:
         kind = (case['kind'], _options(case))
         if kind not in models and case['kind'] == 'logits':
-            model = mmmeta.create_model(file.arch, checkpoint=path).eval()
+            model = prepare(mmmeta.create_model(file.arch, checkpoint=path))
             models[kind] = lambda x, model=model: [model(x)]
         elif kind not in models:
             model = MODELS.build(
@@ -43,7 +45,7 @@ def test_outputs_equal_the_recorded(golden_name, golden, tmp_path):
                 )
             )
             model.init_weights()
-            models[kind] = model.eval()
+            models[kind] = prepare(model)
         with torch.no_grad():
             error = file.worst(case, list(models[kind](file.image(case))))
         assert error < TOLERANCE, case
