@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmmeta.ops import onednn
 from mmmeta.ops.eager import may_overwrite
 
 
@@ -129,9 +130,10 @@ class StarReLU(nn.Module):
 
     def forward_(self, x: Tensor) -> Tensor:
         """Compute in the memory of x, on a CPU, without gradients."""
-        if x.dtype == torch.float16:
-            return self(x)
-        x = x.relu_()
+        return self(x) if x.dtype == torch.float16 else self.square_(x.relu_())
+
+    def square_(self, x: Tensor) -> Tensor:
+        """Do what comes behind the ReLU, likewise."""
         return torch.addcmul(self.bias, x, x, value=self.scale.item(), out=x)
 
 
@@ -162,14 +164,28 @@ IN_PLACE: dict[type[nn.Module], Callable[[nn.Module, Tensor], Tensor]] = {
 }
 
 
+def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return layer(x) of a pointwise convolution, in inference as a matrix product."""
+    if onednn.serves(x, layer):
+        return onednn.pointwise(x, layer.weight, layer.bias, 'none')
+    return layer(x)
+
+
 def activate(act: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
-    """Return act(layer(x)), in the memory of the layer's output where it may be.
+    """Return act(layer(x)) of a pointwise convolution.
+
+    In inference on a CPU in the memory of the layer's output, or by one operator.
 
     Args:
         act: The activation.
         layer: The layer before it.
         x: The layer's input.
     """
+    star = type(act) is StarReLU
+    post_op = 'relu' if star else onednn.post_op(act)
+    if post_op and onednn.serves(x, layer, act):
+        y = onednn.pointwise(x, layer.weight, layer.bias, post_op)
+        return act.square_(y) if star else y
     y = layer(x)
     in_place = IN_PLACE.get(type(act))
     if in_place and type(layer) is nn.Conv2d and may_overwrite(y, layer, act):
@@ -184,31 +200,6 @@ def build_act(name: str) -> nn.Module:
             f'unknown activation {name!r}; choose from {sorted(ACTIVATIONS)}'
         )
     return ACTIVATIONS[name]()
-
-
-class Mlp(nn.Module):
-    """Two pointwise layers with an activation between them (2111.11418, eq. 3).
-
-    1x1 convolutions: on a CPU they are twice as fast as `nn.Linear` here.
-
-    Args:
-        dim: Number of input and output channels C.
-        ratio: Hidden channels over C. Default: 4.
-        act: Name of the activation. Default: 'GELU'.
-        bias: Whether both layers have a bias. Default: True.
-    """
-
-    def __init__(
-        self, dim: int, ratio: float = 4, act: str = 'GELU', bias: bool = True
-    ) -> None:
-        super().__init__()
-        hidden = int(dim * ratio)
-        self.fc1 = nn.Conv2d(dim, hidden, 1, bias=bias)
-        self.act = build_act(act)
-        self.fc2 = nn.Conv2d(hidden, dim, 1, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(activate(self.act, self.fc1, x))
 
 
 class Downsample(nn.Module):

@@ -23,8 +23,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmmeta.models.arch import NUM_STAGES, Arch, override, per_stage, resolve_arch
-from mmmeta.models.layers import MapLayerNorm, Mlp, build_downsample, build_norm
+from mmmeta.models.layers import (
+    MapLayerNorm,
+    StarReLU,
+    build_downsample,
+    build_norm,
+)
+from mmmeta.models.mlp import Mlp, add_mlp
 from mmmeta.models.token_mixers import Attention, Pooling, build_token_mixer
+from mmmeta.ops import onednn
 from mmmeta.ops.branches import PooledBranch, RecomputedMlp
 from mmmeta.ops.eager import may_overwrite, runs_eagerly
 from mmmeta.registry import MODELS
@@ -119,9 +126,20 @@ class MetaFormerBlock(nn.Module):
                 mlp.fc2.bias,
                 *head.parameters(),
             )
+        if self._mlp_by_onednn(x):
+            return add_mlp(x, norm, mlp, self.res_scale2, scale)
         branch = self.drop_path(mlp(norm(x)))
         ours = type(mlp) is Mlp and may_overwrite(branch, mlp, mlp.fc2, self.drop_path)
         return residual(shortcut(x, self.res_scale2), branch, scale, ours)
+
+    def _mlp_by_onednn(self, x: Tensor) -> bool:
+        mlp, drop_path = self.mlp, self.drop_path
+        return (
+            type(mlp) is Mlp
+            and not (self.training and isinstance(drop_path, DropPath))
+            and (type(mlp.act) is StarReLU or onednn.post_op(mlp.act) is not None)
+            and onednn.serves(x, self.norm2, mlp, *mlp.children(), drop_path)
+        )
 
     def _keep(self, x: Tensor) -> Tensor | None:
         """Return what drop path multiplies each sample's branch with, (B, 1, 1, 1)."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmmeta.models.layers import activate, build_act
+from mmmeta.models.layers import activate, build_act, pointwise
 from mmmeta.registry import TOKEN_MIXERS
 
 
@@ -160,7 +160,8 @@ class SepConv(nn.Module):
         self.pwconv2 = nn.Conv2d(hidden, dim, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.pwconv2(self.dwconv(activate(self.act1, self.pwconv1, x)))
+        x = self.dwconv(activate(self.act1, self.pwconv1, x))
+        return pointwise(self.pwconv2, x)
 
 
 @TOKEN_MIXERS.register_module()
@@ -201,12 +202,12 @@ class Attention(nn.Module):
         if self.window_size is not None:
             x = pad_to_multiple(x, self.window_size)
         padded = x.shape
-        x = self.qkv(x)
+        x = pointwise(self.qkv, x)
         tokens = partition(x, self.window_size)
         qkv = tokens.unflatten(2, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
         x = F.scaled_dot_product_attention(*qkv.unbind(0))
         x = merge(x.transpose(1, 2).flatten(2), self.window_size, padded)
-        return self.proj(x[:, :, : shape[2], : shape[3]])
+        return pointwise(self.proj, x[:, :, : shape[2], : shape[3]])
 
     def extra_repr(self) -> str:
         return f'head_dim={self.head_dim}, window_size={self.window_size}'

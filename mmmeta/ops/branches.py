@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mmmeta.ops.pooling import average_pool, mix_pooled
-from mmmeta.ops.statistics import map_moments
+from mmmeta.ops.statistics import map_statistics
 
 
 class PooledBranch(torch.autograd.Function):
@@ -39,8 +39,7 @@ class PooledBranch(torch.autograd.Function):
         """Args: shortcut and x (B, C, H, W), the norm's weight and bias (C,), the layer
         scale (C,) or None, drop path's factor (B, 1, 1, 1) or None, the norm's eps,
         side of the window. Returns (B, C, H, W)."""
-        mean, variance = map_moments(x)
-        rstd = (variance + eps).rsqrt()
+        mean, rstd = map_statistics(x, eps)
         ctx.save_for_backward(x, weight, scale, keep, mean, rstd)
         ctx.size, ctx.has_bias = size, bias is not None
         factor = _factor(weight, scale, keep) * rstd

@@ -2,15 +2,18 @@
 
 import torch
 from torch import Tensor, nn
+from torch._C import _len_torch_dispatch_stack
 
 
 def runs_eagerly(*modules: nn.Module) -> bool:
-    """Whether modules may be passed over: nobody traces, compiles or hooks them."""
+    """Whether modules may be passed over: nobody traces, compiles, counts or hooks."""
     return not (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
+        or _len_torch_dispatch_stack()
         or any(
-            module._forward_hooks
+            'forward' in vars(module)
+            or module._forward_hooks
             or module._forward_pre_hooks
             or module._backward_hooks
             or module._backward_pre_hooks

@@ -7,9 +7,9 @@ map's own memory:
   constant as it is, so the norm's mean and bias cancel in `pool(y) - y`:
   layer_scale * (pool(norm(x)) - norm(x)) = s * (pool(x) - x), s = layer_scale *
   weight / std, which is `lerp(x, pool(x), s)`.
-- A norm's affine part goes into the pointwise convolution behind it, all of a batch
-  norm; layer scale into the one before it. Of one large image all of a norm over the
-  map goes there, since its mean and deviation are two numbers.
+- A batch norm goes into the pointwise convolution behind it, layer scale into the one
+  before it. Of one large image a norm over the map goes there too, since its mean and
+  deviation are two numbers.
 - StarReLU: oneDNN's ReLU, then a square in place; its scale and bias go into the next
   layer.
 - The second convolution of an MLP adds to the shortcut in place.
@@ -18,46 +18,29 @@ The plain reference is `mmmeta.models.metaformer.MetaFormerBlock`.
 """
 
 import copy
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmmeta.models.layers import ConvStem, Downsample, MapLayerNorm, Mlp, StarReLU
+from mmmeta.models.layers import ConvStem, Downsample, MapLayerNorm, StarReLU
 from mmmeta.models.metaformer import MetaFormerBlock, residual, shortcut
+from mmmeta.models.mlp import Affine, Mlp, fold_weights, in_tiles, normalise
 from mmmeta.models.token_mixers import Attention, Identity, Pooling, SepConv
-from mmmeta.ops.onednn import FusedConv
-from mmmeta.ops.pooling import LARGE, mix_pooled
-from mmmeta.ops.statistics import map_moments
-
-POST_OPS = {nn.GELU: 'gelu', nn.ReLU: 'relu', nn.SiLU: 'swish', nn.Identity: 'none'}
-# The hidden map of an MLP is made in pieces of about this size, so that the memory of
-# one piece serves all.
-TILE_BYTES = 8 * 2**20
-TILE_MIN = 4096  # positions; fewer would not be worth a convolution's start
-
-
-class Affine(NamedTuple):
-    """`weight * x + bias` for each channel, (C,) each, or (1,) for all."""
-
-    weight: Tensor
-    bias: Tensor
+from mmmeta.ops.onednn import FusedConv, pointwise, post_op
+from mmmeta.ops.pooling import mix_pooled
+from mmmeta.ops.statistics import map_statistics
 
 
 def fold_norm(norm: nn.Module) -> tuple[nn.Module, Affine | None]:
-    """Split a norm into one without parameters and what can be folded elsewhere."""
-    if type(norm) is MapLayerNorm:
-        bias = torch.zeros_like(norm.weight) if norm.bias is None else norm.bias
-        return PlainMapNorm(norm.eps), Affine(norm.weight, bias)
-    if isinstance(norm, _BatchNorm) and norm.running_mean is not None:
-        weight = (norm.running_var + norm.eps).rsqrt()
-        bias = -weight * norm.running_mean
-        if norm.affine:
-            weight, bias = norm.weight * weight, norm.bias + norm.weight * bias
-        return nn.Identity(), Affine(weight, bias)
-    return norm, None
+    """Split a norm into what is computed and what is folded: all of a batch norm."""
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
+        return norm, None
+    weight = (norm.running_var + norm.eps).rsqrt()
+    bias = -weight * norm.running_mean
+    if norm.affine:
+        weight, bias = norm.weight * weight, norm.bias + norm.weight * bias
+    return nn.Identity(), Affine(weight, bias)
 
 
 def fold(
@@ -76,36 +59,16 @@ def fold(
         shift: (out,), what is added to that.
         act: What follows, see `FusedConv`.
     """
-    weight, bias = conv.weight, conv.bias
-    if before is not None:
-        constant = (weight * before.bias.view(1, -1, 1, 1)).sum((1, 2, 3))
-        bias = constant if bias is None else bias + constant
-        weight = weight * before.weight.view(1, -1, 1, 1)
-    if scale is not None:
-        weight = weight * scale.view(-1, 1, 1, 1)
-        bias = None if bias is None else bias * scale
-    if shift is not None:
-        bias = shift if bias is None else bias + shift
+    weight, bias = fold_weights(conv, before, scale, shift)
     return FusedConv(weight, bias, conv.stride, conv.padding, conv.groups, act)
 
 
 def fold_batch_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Return a convolution that does the batch norm behind it, and what is left."""
     left, affine = fold_norm(norm)
-    if not isinstance(left, nn.Identity) or affine is None:
+    if affine is None:
         return fold(conv), norm
     return fold(conv, scale=affine.weight, shift=affine.bias), left
-
-
-class PlainMapNorm(nn.Module):
-    """`MapLayerNorm` without an affine part."""
-
-    def __init__(self, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.group_norm(x, 1, eps=self.eps)
 
 
 class FusedAct(nn.Module):
@@ -119,8 +82,9 @@ class FusedAct(nn.Module):
     def __init__(self, act: nn.Module) -> None:
         super().__init__()
         self.star = isinstance(act, StarReLU) and bool(act.scale != 0)
-        self.post_op = 'relu' if self.star else POST_OPS.get(type(act), 'none')
-        self.act = None if self.star or type(act) in POST_OPS else act
+        done = 'relu' if self.star else post_op(act)
+        self.post_op = done or 'none'
+        self.act = None if done else act
         self.after = Affine(act.scale, act.bias) if self.star else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -165,40 +129,16 @@ class FusedMlp(Branch):
         self.act = FusedAct(mlp.act)
         self.fc1 = fold(mlp.fc1, before=affine, act=self.act.post_op)
         self.fc2 = fold(mlp.fc2, before=self.act.after, scale=layer_scale)
-        self.register_buffer('sums', self.fc1.weight.sum((1, 2, 3)))
 
     def forward(self, x: Tensor) -> Tensor:
-        y, *factors = self._normalise(x)
-        rows = self._rows(x)
-        for i in range(0, x.shape[2], rows):
-            hidden = self.act(self.fc1(y[:, :, i : i + rows], *factors))
-            self.fc2.add_(self.shortcut_(x[:, :, i : i + rows]), hidden)
-        return x
+        y, before = normalise(x, self.norm, self.fc1.weight)
+        weights = before and fold_weights(self.fc1, before)
 
-    def _normalise(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return norm(x); or x, and what makes the first layer normalise it.
+        def add(x: Tensor, y: Tensor) -> Tensor:
+            z = pointwise(y, *weights, self.fc1.act) if weights else self.fc1(y)
+            return self.fc2.add_(self.shortcut_(x), self.act(z))
 
-        W (x - mean) / std + b = (W / std) x + (b - mean / std * sums of W)
-        """
-        large = max(LARGE, 16 * self.fc1.weight.numel())
-        if not isinstance(self.norm, PlainMapNorm) or len(x) > 1 or x.numel() < large:
-            return (self.norm(x),)
-        mean, variance = map_moments(x)
-        scale = (variance + self.norm.eps).rsqrt().squeeze()
-        bias = -mean.squeeze() * scale * self.sums
-        if self.fc1.bias is not None:
-            bias = bias + self.fc1.bias
-        return x, scale, bias.to(x.dtype)
-
-    def _rows(self, x: Tensor) -> int:
-        """How many rows of the map are done at once."""
-        batch, _, height, width = x.shape
-        row = width * self.fc1.weight.shape[0] * x.element_size()
-        if batch > 1 or row * height <= 2 * TILE_BYTES:
-            return height
-        rows = max(TILE_BYTES // row, TILE_MIN // width, 1)
-        tiles = -(-height // rows)
-        return -(-height // tiles)  # alike, since weights are packed for one size
+        return in_tiles(x, y, len(self.fc1.weight), add)
 
 
 class FusedPooling(Branch):
@@ -218,8 +158,8 @@ class FusedPooling(Branch):
         self.size = mixer.pool_size
 
     def forward(self, x: Tensor) -> Tensor:
-        _, variance = map_moments(x)
-        scale = self.scale * (variance + self.eps).rsqrt()
+        _, rstd = map_statistics(x, self.eps)
+        scale = self.scale * rstd
         return mix_pooled(x, scale, self.size, self.res_scale)
 
 
@@ -234,15 +174,17 @@ class FusedIdentity(Branch):
         layer_scale: Tensor | None,
     ) -> None:
         super().__init__(res_scale)
-        self.norm, (weight, bias) = fold_norm(norm)
+        self.eps = norm.eps
+        weight = norm.weight
+        bias = torch.zeros_like(weight) if norm.bias is None else norm.bias
         if layer_scale is not None:
             weight, bias = weight * layer_scale, bias * layer_scale
         self.register_buffer('scale', channelwise(weight))
         self.register_buffer('bias', channelwise(bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        mean, variance = map_moments(x)
-        scale = self.scale * (variance + self.norm.eps).rsqrt()
+        mean, rstd = map_statistics(x, self.eps)
+        scale = self.scale * rstd
         shift = (self.bias - mean * scale).to(x.dtype)
         scale = scale + (1 if self.res_scale is None else self.res_scale)
         return torch.addcmul(shift, x, scale.to(x.dtype))

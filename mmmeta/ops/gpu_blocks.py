@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmmeta.errors import UserError
-from mmmeta.models.layers import MapLayerNorm, Mlp, StarReLU
+from mmmeta.models.layers import MapLayerNorm, StarReLU
 from mmmeta.models.metaformer import MetaFormer, MetaFormerBlock
+from mmmeta.models.mlp import Mlp
 from mmmeta.models.token_mixers import Identity, Pooling
 from mmmeta.ops.gpu_kernels import (
     add_branch,

@@ -12,7 +12,8 @@ from torch import nn
 import mmmeta
 from mmmeta.errors import UserError
 from mmmeta.models import FAMILIES, MetaFormer
-from mmmeta.ops.statistics import map_moments
+from mmmeta.ops.openvino import KEPT
+from mmmeta.ops.statistics import map_statistics
 from mmmeta.registry import TOKEN_MIXERS
 
 SHALLOW = dict(depths=(1, 2, 2, 1), dims=(32, 64, 128, 192))
@@ -104,9 +105,31 @@ def test_other_backends(kind, backend):
     plain = trained(KINDS[kind])
     fast = mmmeta.optimize(plain, backend=backend)
     with torch.no_grad():
-        for shape in ((1, 3, 224, 224), (1, 3, 128, 160), (1, 3, 96, 192)):
-            images = torch.randn(shape)
+        # 'openvino' compiles for a shape that comes again.
+        for size in ((224, 224), (128, 160), (96, 192), (224, 224), (96, 192)):
+            images = torch.randn(1, 3, *size)
             assert error(fast(images), plain(images)) < 1e-4
+
+
+@pytest.mark.parametrize('size', [(512, 512), (800, 1216)])
+def test_openvino_is_exact_at_large_sizes(size):
+    plain = trained(dict(type='mmmeta.PoolFormer', arch='s12'), out_norm=False)
+    fast, images = mmmeta.optimize(plain, backend='openvino'), torch.randn(1, 3, *size)
+    with torch.no_grad():
+        expected = plain(images)
+        for _ in range(2):  # for any shape, then for this one
+            assert error(fast(images), expected) < 1e-4
+
+
+def test_openvino_keeps_the_models_that_were_used_last():
+    plain = trained(KINDS['IdentityFormer'])
+    fast = mmmeta.optimize(plain, backend='openvino')
+    sizes = [(32, 32 * n) for n in range(1, KEPT + 2)]
+    for size in (*sizes, *sizes, *sizes):
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            assert error(fast(images), plain(images)) < 1e-4
+    assert [shape[2:] for shape in fast.run._kept] == sizes[-KEPT:]
 
 
 def test_the_model_itself_is_left_alone():
@@ -227,21 +250,27 @@ def test_errors():
         mmmeta.optimize(model, backend='onednn')
 
 
-def test_map_moments_are_exact():
-    for shape, mean in (((2, 64, 200, 304), 3.0), ((3, 5, 7, 9), -2.0)):
-        x = torch.randn(shape) + mean
-        for y in (x, x.contiguous(memory_format=torch.channels_last)):
-            m, v = map_moments(y)
-            expected = y.double().flatten(1)
-            assert m.shape == v.shape == (shape[0], 1, 1, 1)
-            torch.testing.assert_close(
-                m.flatten().double(), expected.mean(1), rtol=1e-6, atol=1e-6
-            )
-            torch.testing.assert_close(
-                v.flatten().double(),
-                expected.var(1, correction=0),
-                rtol=1e-5,
-                atol=1e-6,
-            )
-    constant = torch.full((1, 4, 8, 8), 1e3)
-    assert map_moments(constant)[1].item() >= 0
+@pytest.mark.parametrize(
+    ('dtype', 'accuracy'),
+    [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 1e-2)],
+)
+@pytest.mark.parametrize('shape', [(2, 64, 200, 304), (1, 320, 25, 38), (3, 5, 7, 9)])
+def test_map_statistics_are_exact(shape, dtype, accuracy):
+    x = (torch.randn(shape) + 3).to(dtype)
+    exact = x.double().flatten(1)
+    for y in (x, x.contiguous(memory_format=torch.channels_last)):
+        mean, rstd = map_statistics(y, 1e-5)
+        assert mean.shape == rstd.shape == (shape[0], 1, 1, 1)
+        assert mean.dtype == rstd.dtype == torch.promote_types(dtype, torch.float32)
+        for found, expected in (
+            (mean, exact.mean(1)),
+            (rstd, (exact.var(1, correction=0) + 1e-5).rsqrt()),
+        ):
+            found = found.flatten().double()
+            torch.testing.assert_close(found, expected, rtol=accuracy, atol=0)
+
+
+@pytest.mark.parametrize('size', [8, 512])
+def test_statistics_of_a_constant_map(size):
+    rstd = map_statistics(torch.full((1, 4, size, size), 1e3), 1e-5)[1]
+    assert 0 < rstd.item() <= 1e-5**-0.5 * 1.001
