@@ -19,7 +19,6 @@ from mmmeta.models.layers import (
     pointwise,
 )
 from mmmeta.ops import onednn
-from mmmeta.ops.pooling import LARGE
 from mmmeta.ops.statistics import map_statistics
 
 # The hidden map of an MLP is made in pieces of about this size, so that the memory of
@@ -89,7 +88,7 @@ def fold_weights(
 
 def is_large(x: Tensor, weight: Tensor) -> bool:
     """Whether a map is so large that folding into weights costs next to nothing."""
-    return x.numel() >= max(LARGE, 16 * weight.numel())
+    return x.numel() >= max(2**20, 16 * weight.numel())
 
 
 def normalise(

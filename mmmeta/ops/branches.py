@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mmmeta.ops.pooling import average_pool, mix_pooled
+from mmmeta.ops.pooling import mix_pooled, pool_apart, pool_apart_transposed
 from mmmeta.ops.statistics import map_statistics
 
 
@@ -41,23 +41,23 @@ class PooledBranch(torch.autograd.Function):
         side of the window. Returns (B, C, H, W)."""
         mean, rstd = map_statistics(x, eps)
         ctx.save_for_backward(x, weight, scale, keep, mean, rstd)
-        ctx.size, ctx.has_bias = size, bias is not None
+        ctx.size, ctx.has_bias, ctx.alike = size, bias is not None, shortcut is x
         factor = _factor(weight, scale, keep) * rstd
         if shortcut is x:
             return mix_pooled(x, factor, size)
-        apart = average_pool(x, size).sub_(x)
+        apart = pool_apart(x, size)
         return torch.addcmul(shortcut, apart, factor.to(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale, keep, mean, rstd = ctx.saved_tensors
-        of_shortcut = grad
+        of_shortcut = None if ctx.alike else grad
         # The shortcut may have a wider dtype, in mixed precision.
         grad = grad.to(x.dtype, memory_format=torch.channels_last)
+        apart = pool_apart_transposed(grad, ctx.size)
         # (B, C): how the loss depends on the factor of each map.
-        apart = average_pool(x, ctx.size).sub_(x)
-        of_factor = apart.mul_(grad).sum((2, 3), dtype=rstd.dtype)
+        of_factor = (apart * x).sum((2, 3), dtype=rstd.dtype)
         kept = of_factor if keep is None else of_factor * keep.flatten(1)
         by_channel = (kept * rstd.flatten(1)).sum(0)
         of_weight = by_channel if scale is None else by_channel * scale
@@ -65,19 +65,16 @@ class PooledBranch(torch.autograd.Function):
         of_x = None
         if ctx.needs_input_grad[1]:
             factor = _factor(weight, scale, keep)
-            scaled = grad * (factor * rstd).to(x.dtype)
-            of_x = torch.ops.aten.avg_pool2d_backward(
-                scaled,
-                x,
-                *([ctx.size] * 2, [1, 1], [ctx.size // 2] * 2),
-                False,
-                False,
-                None,
-            ).sub_(scaled)
             # d rstd / dx = -rstd**3 * (x - mean) / size
             of_rstd = (of_factor * factor.flatten(1)).sum(1).view_as(rstd)
             slope = -of_rstd * rstd**3 / x[0].numel()
-            of_x.addcmul_(x, slope.to(x.dtype)).sub_((mean * slope).to(x.dtype))
+            shift = (-mean * slope).to(x.dtype)
+            slope = slope.to(x.dtype)
+            if ctx.alike:  # both gradients in one
+                of_x = torch.addcmul(grad, x, slope).add_(shift)
+            else:
+                of_x = torch.addcmul(shift, x, slope)
+            of_x.addcmul_(apart, (factor * rstd).to(x.dtype))
         # Zeros, not None: DDP takes a parameter without a gradient for an unused one.
         of_bias = torch.zeros_like(weight) if ctx.has_bias else None
         of_weight = of_weight.to(weight.dtype)

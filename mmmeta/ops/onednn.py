@@ -120,6 +120,12 @@ def depthwise(x: Tensor, weight: Tensor) -> Tensor:
     return _convolve(x, weight, None, ([1, 1], [1, 1], [1, 1], len(weight)), 'none')
 
 
+def add_depthwise_(out: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Add x convolved as by `depthwise` to `out`, in place, and return it."""
+    geometry = ([1, 1], [1, 1], [1, 1], len(weight))
+    return _add_convolved_(out, x, weight, None, geometry)
+
+
 _POINTWISE = ([0, 0], [1, 1], [1, 1], 1)
 
 
