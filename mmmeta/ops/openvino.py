@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,12 +41,26 @@ class NormByMeans(nn.Module):
         )
 
 
+class ChannelsLast(nn.Module):
+    """A backbone whose maps are (B, H, W, C), as OpenVINO has them inside."""
+
+    def __init__(self, backbone: MetaFormer) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.permute(0, 2, 3, 1) for x in self.backbone(images))
+
+
 class OpenVinoBackbone:
     """Maps images (B, 3, H, W) to what the backbone does, by compiled models.
 
     The first call of a shape is done by a model for any shape. One for this shape alone
     takes a quarter of a second to compile and up to a fifth off each call, so it is
     made when the shape comes again; the last `KEPT` that were used stay.
+
+    OpenVINO has threads of its own, and PyTorch's wait actively for a while after their
+    work. So nothing here is done by PyTorch.
 
     Args:
         backbone: The plain backbone, which is used up.
@@ -63,6 +78,7 @@ class OpenVinoBackbone:
             # The default is bfloat16 where the processor has it.
             'INFERENCE_PRECISION_HINT': 'bf16' if dtype == torch.bfloat16 else 'f32',
         }
+        self._channels_last = backbone.channels_last_out
         self._small = self._convert(backbone.float())
         self._large = self._convert(_norms_by_means(backbone))
         channels = backbone.in_channels
@@ -71,35 +87,50 @@ class OpenVinoBackbone:
         self._kept: dict[torch.Size, Any] = {}  # the last used comes last
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        compiled = self._for_shape(images.shape)
-        outs = compiled(images.float().numpy()).values()
-        return [torch.from_numpy(x) for x in outs]
+        """Return float32 maps (B, C, H, W), each in memory of its own."""
+        request = self._for_shape(images.shape)
+        array = np.ascontiguousarray(images.float().numpy())
+        request.set_input_tensor(self._share(array))
+        if request is self._any:
+            request.infer()
+            outs = [x.data.copy() for x in request.output_tensors]
+        else:
+            outs = [np.empty(x.shape, np.float32) for x in request.output_tensors]
+            for i, out in enumerate(outs):
+                request.set_output_tensor(i, self._share(out))
+            request.infer()
+        maps = [torch.from_numpy(out) for out in outs]
+        return [x.permute(0, 3, 1, 2) for x in maps] if self._channels_last else maps
+
+    def _share(self, array: np.ndarray) -> Any:
+        return self._openvino.Tensor(array, shared_memory=True)
 
     def _for_shape(self, shape: torch.Size) -> Any:
         self._calls[shape] += 1
         if self._calls[shape] == 1:
             return self._any
-        compiled = self._kept.pop(shape, None)
-        if compiled is None:
+        request = self._kept.pop(shape, None)
+        if request is None:
             small = shape[2] * shape[3] <= SMALL
-            model = self._small if small else self._large
-            compiled = self._compile(model, [*shape])
+            request = self._compile(self._small if small else self._large, [*shape])
         if len(self._kept) == KEPT:
             self._kept.pop(next(iter(self._kept)))
-        self._kept[shape] = compiled
-        return compiled
+        self._kept[shape] = request
+        return request
 
     def _convert(self, backbone: MetaFormer) -> Any:
         example = torch.zeros(1, backbone.in_channels, 256, 320)
+        model = ChannelsLast(backbone) if self._channels_last else backbone
         with warnings.catch_warnings():
             # What it says would be fixed at tracing are the checks of images' shapes.
             warnings.simplefilter('ignore', torch.jit.TracerWarning)
-            return self._openvino.convert_model(backbone, example_input=example)
+            return self._openvino.convert_model(model, example_input=example)
 
     def _compile(self, model: Any, shape: list[int]) -> Any:
         model = model.clone()
         model.reshape(shape)
-        return self._openvino.compile_model(model, 'CPU', self._options)
+        compiled = self._openvino.compile_model(model, 'CPU', self._options)
+        return compiled.create_infer_request()
 
 
 def _norms_by_means(model: nn.Module) -> nn.Module:

@@ -25,25 +25,18 @@ class OptimizedBackbone(nn.Module):
         run: What maps images (B, 3, H, W) of `dtype` to the outputs.
         dtype: What the images are brought to; outputs come back in the dtype that the
             images had.
-        channels_last_out: Return maps in channels_last memory, in which what is behind
-            them is faster, instead of contiguous.
     """
 
-    def __init__(self, run: Run, dtype: torch.dtype, channels_last_out: bool) -> None:
+    def __init__(self, run: Run, dtype: torch.dtype) -> None:
         super().__init__()
         self.run = run
         self.dtype = dtype
-        self.channels_last_out = channels_last_out
         self.eval()
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return what the plain backbone would, for images (B, 3, H, W)."""
-        layout = (
-            torch.channels_last if self.channels_last_out else torch.contiguous_format
-        )
-        outs = self.run(images.to(self.dtype))
-        return tuple(x.to(images.dtype, memory_format=layout) for x in outs)
+        return tuple(x.to(images.dtype) for x in self.run(images.to(self.dtype)))
 
     def train(self, mode: bool = True) -> 'OptimizedBackbone':
         """Stay in evaluation mode: what is folded cannot be trained."""
@@ -86,9 +79,10 @@ def optimize(
     dtype = dtype or next(backbone.parameters()).dtype
     with torch.no_grad():
         plain = copy.deepcopy(backbone).requires_grad_(False).eval()
-        plain.channels_last_out = True
+        # The layout in which what is behind the maps is faster.
         channels_last = device.type == 'cpu' and not hasattr(model, 'roi_head')
-        fast = OptimizedBackbone(build(plain, dtype), dtype, channels_last)
+        plain.channels_last_out = channels_last
+        fast = OptimizedBackbone(build(plain, dtype), dtype)
     if backbone is model:
         return fast
     copied = copy.deepcopy(model, {id(backbone): fast}).requires_grad_(False).eval()
