@@ -166,7 +166,7 @@ IN_PLACE: dict[type[nn.Module], Callable[[nn.Module, Tensor], Tensor]] = {
 
 def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
     """Return layer(x) of a pointwise convolution, in inference as a matrix product."""
-    if onednn.serves(x, layer):
+    if onednn.serves(x, [layer]):
         return onednn.pointwise(x, layer.weight, layer.bias, 'none')
     return layer(x)
 
@@ -183,7 +183,7 @@ def activate(act: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
     """
     star = type(act) is StarReLU
     post_op = 'relu' if star else onednn.post_op(act)
-    if post_op and onednn.serves(x, layer, act):
+    if post_op and onednn.serves(x, [layer], act):
         y = onednn.pointwise(x, layer.weight, layer.bias, post_op)
         return act.square_(y) if star else y
     y = layer(x)

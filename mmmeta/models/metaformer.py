@@ -138,7 +138,9 @@ class MetaFormerBlock(nn.Module):
             type(mlp) is Mlp
             and not (self.training and isinstance(drop_path, DropPath))
             and (type(mlp.act) is StarReLU or onednn.post_op(mlp.act) is not None)
-            and onednn.serves(x, self.norm2, mlp, *mlp.children(), drop_path)
+            and onednn.serves(
+                x, [mlp.fc1, mlp.fc2], self.norm2, mlp, mlp.act, drop_path
+            )
         )
 
     def _keep(self, x: Tensor) -> Tensor | None:

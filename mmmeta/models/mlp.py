@@ -121,7 +121,7 @@ def in_tiles(
     """
     batch, _, height, width = x.shape
     row = width * hidden * x.element_size()
-    if batch > 1 or row * height <= 2 * TILE_BYTES:
+    if batch > 1 or row * height <= 3 * TILE_BYTES:
         return add(x, y)
     rows = max(TILE_BYTES // row, TILE_MIN // width, 1)
     tiles = -(-height // rows)

@@ -7,6 +7,7 @@ own layout, into which a convolution's is brought at every call.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,23 +43,30 @@ def post_op(act: nn.Module) -> str | None:
     return POST_OPS.get(type(act))
 
 
-def serves(x: Tensor, *modules: nn.Module) -> bool:
+def serves(x: Tensor, layers: Sequence[nn.Module], *others: nn.Module) -> bool:
     """Whether plain, eager inference may use these operators in the modules' place.
 
     Args:
         x: (B, C, H, W).
-        modules: What is not called then; the convolutions among them are pointwise.
+        layers: What should be pointwise convolutions.
+        others: What else is not called then.
     """
     return (
-        may_overwrite(x, *modules)
+        may_overwrite(x, *layers, *others)
         and x.dtype in dtypes()
-        and all(
-            type(module) is nn.Conv2d and module.weight.dtype == x.dtype
-            for module in modules
-            if isinstance(module, nn.Conv2d)
-        )
+        and all(_is_pointwise(layer, x.dtype) for layer in layers)
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_autocast_enabled('cpu')
+    )
+
+
+def _is_pointwise(layer: nn.Module, dtype: torch.dtype) -> bool:
+    return (
+        type(layer) is nn.Conv2d
+        and layer.weight.dtype == dtype
+        and layer.kernel_size == layer.stride == (1, 1)
+        and layer.padding == (0, 0)
+        and layer.groups == 1
     )
 
 

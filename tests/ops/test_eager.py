@@ -4,9 +4,11 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmmeta.models import FAMILIES, MetaFormer
 from mmmeta.models.layers import ACTIVATIONS, activate, build_act
+from mmmeta.models.mlp import Mlp
 
 SHALLOW = dict(depths=(1, 1, 1, 1), dims=(32, 64, 128, 192))
 
@@ -14,7 +16,11 @@ SHALLOW = dict(depths=(1, 1, 1, 1), dims=(32, 64, 128, 192))
 def build(family: type[MetaFormer], **kwargs) -> MetaFormer:
     torch.manual_seed(0)
     config = dict(type=f'mmmeta.{family.__name__}', arch=dict(SHALLOW, **kwargs))
-    return MODELS.build(config).eval()
+    model = MODELS.build(config).eval()
+    for name, parameter in model.named_parameters():
+        if 'layer_scale' in name:  # of 1e-5, which would hide the branch
+            nn.init.constant_(parameter, 0.5)
+    return model
 
 
 @pytest.mark.parametrize('name', ACTIVATIONS)
@@ -32,6 +38,57 @@ def test_activations_in_place(name, dtype):
             activate(act, layer, x), expected, rtol=2 * step, atol=2 * step
         )
     assert activate(act, layer, x).requires_grad
+
+
+def swap_for_a_window(model: MetaFormer) -> None:
+    for module in model.modules():
+        if isinstance(module, Mlp):
+            dim, hidden = module.fc1.in_channels, module.fc1.out_channels
+            module.fc1 = nn.Conv2d(dim, hidden, 3, padding=1)
+
+
+def swap_for_a_subclass(model: MetaFormer) -> None:
+    class Doubled(nn.Conv2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    for module in model.modules():
+        if isinstance(module, Mlp):
+            module.fc2 = Doubled(module.fc2.in_channels, module.fc2.out_channels, 1)
+
+
+def override_forward(model: MetaFormer) -> None:
+    for module in model.modules():
+        if isinstance(module, Mlp):  # as libraries for offloading do
+            module.fc2.forward = lambda x, fc2=module.fc2: 2 * nn.Conv2d.forward(fc2, x)
+
+
+@pytest.mark.parametrize(
+    'change', [swap_for_a_window, swap_for_a_subclass, override_forward]
+)
+@pytest.mark.parametrize('family', FAMILIES, ids=lambda f: f.__name__)
+def test_layers_of_the_users_are_called(family, change):
+    model, images = build(family), torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        before = model(images)
+    change(model)
+    expected = model.eval()(images)
+    with torch.no_grad():
+        found = model(images)
+    for a, b, other in zip(found, expected, before, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(a, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize('family', FAMILIES, ids=lambda f: f.__name__)
+def test_operations_are_counted(family):
+    model, images = build(family), torch.randn(1, 3, 64, 64)
+    counts = []
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), FlopCounterMode(display=False) as counter:
+            model(images)
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 1e6
 
 
 @pytest.mark.parametrize('family', FAMILIES, ids=lambda f: f.__name__)
