@@ -57,6 +57,7 @@ def serves(x: Tensor, layers: Sequence[nn.Module], *others: nn.Module) -> bool:
         and all(_is_pointwise(layer, x.dtype) for layer in layers)
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_autocast_enabled('cpu')
+        and torch.backends.mkldnn.enabled
     )
 
 

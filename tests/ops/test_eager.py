@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mmmeta.models import FAMILIES, MetaFormer
 from mmmeta.models.layers import ACTIVATIONS, activate, build_act
 from mmmeta.models.mlp import Mlp
+from mmmeta.ops import onednn
 
 SHALLOW = dict(depths=(1, 1, 1, 1), dims=(32, 64, 128, 192))
 
@@ -78,6 +79,21 @@ def test_layers_of_the_users_are_called(family, change):
     for a, b, other in zip(found, expected, before, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(a, other, rtol=1e-3, atol=1e-3)
+
+
+def test_when_onednn_serves():
+    layer = nn.Conv2d(8, 4, 1)
+    x = torch.randn(1, 8, 5, 7).contiguous(memory_format=torch.channels_last)
+    assert not onednn.serves(x, [layer])  # with gradients
+    with torch.no_grad():
+        assert onednn.serves(x, [layer])
+        assert not onednn.serves(x.contiguous(), [layer])
+        assert not onednn.serves(x.double(), [layer])
+        assert not onednn.serves(x, [nn.Conv2d(8, 4, 3, padding=1)])
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert not onednn.serves(x, [layer])
+        with torch.autocast('cpu', torch.bfloat16):
+            assert not onednn.serves(x, [layer])
 
 
 @pytest.mark.parametrize('family', FAMILIES, ids=lambda f: f.__name__)
