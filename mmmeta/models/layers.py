@@ -171,6 +171,11 @@ def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
     return layer(x)
 
 
+def post_op(act: nn.Module) -> str | None:
+    """Return what oneDNN does of an activation: all, nothing, or StarReLU's ReLU."""
+    return 'relu' if type(act) is StarReLU else onednn.post_op(act)
+
+
 def activate(act: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
     """Return act(layer(x)) of a pointwise convolution.
 
@@ -181,11 +186,10 @@ def activate(act: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
         layer: The layer before it.
         x: The layer's input.
     """
-    star = type(act) is StarReLU
-    post_op = 'relu' if star else onednn.post_op(act)
-    if post_op and onednn.serves(x, [layer], act):
-        y = onednn.pointwise(x, layer.weight, layer.bias, post_op)
-        return act.square_(y) if star else y
+    done = post_op(act)
+    if done and onednn.serves(x, [layer], act):
+        y = onednn.pointwise(x, layer.weight, layer.bias, done)
+        return act.square_(y) if type(act) is StarReLU else y
     y = layer(x)
     in_place = IN_PLACE.get(type(act))
     if in_place and type(layer) is nn.Conv2d and may_overwrite(y, layer, act):

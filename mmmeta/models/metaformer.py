@@ -23,12 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from mmmeta.models.arch import NUM_STAGES, Arch, override, per_stage, resolve_arch
-from mmmeta.models.layers import (
-    MapLayerNorm,
-    StarReLU,
-    build_downsample,
-    build_norm,
-)
+from mmmeta.models.layers import MapLayerNorm, build_downsample, build_norm, post_op
 from mmmeta.models.mlp import Mlp, add_mlp
 from mmmeta.models.token_mixers import Attention, Pooling, build_token_mixer
 from mmmeta.ops import onednn
@@ -137,7 +132,7 @@ class MetaFormerBlock(nn.Module):
         return (
             type(mlp) is Mlp
             and not (self.training and isinstance(drop_path, DropPath))
-            and (type(mlp.act) is StarReLU or onednn.post_op(mlp.act) is not None)
+            and post_op(mlp.act) is not None
             and onednn.serves(
                 x, [mlp.fc1, mlp.fc2], self.norm2, mlp, mlp.act, drop_path
             )

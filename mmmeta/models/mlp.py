@@ -17,6 +17,7 @@ from mmmeta.models.layers import (
     activate,
     build_act,
     pointwise,
+    post_op,
 )
 from mmmeta.ops import onednn
 from mmmeta.ops.statistics import map_statistics
@@ -152,14 +153,13 @@ def add_mlp(
     """
     act, large = mlp.act, is_large(x, mlp.fc1.weight)
     star = type(act) is StarReLU
-    post_op = 'relu' if star else onednn.post_op(act)
     y, before = normalise(x, norm, mlp.fc1.weight)
     first = fold_weights(mlp.fc1, before)
     after = Affine(act.scale, act.bias) if star and large else None
     second = fold_weights(mlp.fc2, after, layer_scale if large else None)
 
     def add(x: Tensor, y: Tensor) -> Tensor:
-        hidden = onednn.pointwise(y, *first, post_op)
+        hidden = onednn.pointwise(y, *first, post_op(act))
         if star:
             hidden = hidden.mul_(hidden) if large else act.square_(hidden)
         if res_scale is not None:

@@ -16,14 +16,19 @@ from torch import Tensor, nn
 from mmmeta.ops.eager import may_overwrite
 
 POST_OPS = {nn.GELU: 'gelu', nn.ReLU: 'relu', nn.SiLU: 'swish', nn.Identity: 'none'}
+OPERATORS = (
+    *('_convolution_pointwise', '_convolution_pointwise_', '_linear_pointwise'),
+    *('_reorder_convolution_weight', '_reorder_linear_weight'),
+    '_is_mkldnn_bf16_supported',
+)
 MANY = 2048  # positions, behind which bringing a weight into oneDNN's layout is nothing
 
 
 @functools.cache
 def is_available() -> bool:
     """Whether this PyTorch has oneDNN and the fused operators."""
-    return torch.backends.mkldnn.is_available() and hasattr(
-        torch.ops.mkldnn, '_convolution_pointwise'
+    return torch.backends.mkldnn.is_available() and all(
+        hasattr(torch.ops.mkldnn, name) for name in OPERATORS
     )
 
 

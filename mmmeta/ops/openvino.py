@@ -1,7 +1,6 @@
 """A backbone in OpenVINO's runtime, for inference on a CPU."""
 
 import warnings
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -83,13 +82,13 @@ class OpenVinoBackbone:
         self._large = self._convert(_norms_by_means(backbone))
         channels = backbone.in_channels
         self._any = self._compile(self._large, [-1, channels, -1, -1])
-        self._calls: Counter[torch.Size] = Counter()
+        self._seen: set[torch.Size] = set()
         self._kept: dict[torch.Size, Any] = {}  # the last used comes last
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Return float32 maps (B, C, H, W), each in memory of its own."""
         request = self._for_shape(images.shape)
-        array = np.ascontiguousarray(images.float().numpy())
+        array = np.ascontiguousarray(images.detach().float().numpy())
         request.set_input_tensor(self._share(array))
         if request is self._any:
             request.infer()
@@ -106,8 +105,8 @@ class OpenVinoBackbone:
         return self._openvino.Tensor(array, shared_memory=True)
 
     def _for_shape(self, shape: torch.Size) -> Any:
-        self._calls[shape] += 1
-        if self._calls[shape] == 1:
+        if shape not in self._seen:
+            self._seen.add(shape)
             return self._any
         request = self._kept.pop(shape, None)
         if request is None:
