@@ -1,4 +1,8 @@
-"""Everything is in pyproject.toml, but for the folder where mim looks: mmmeta/.mim."""
+"""Everything is in pyproject.toml, but for two things that come with the package.
+
+mmmeta/.mim is the folder where mim looks. mmmeta_finder.pth makes Python import
+mmmeta_finder.py when it starts, which finds operators for mmcv.
+"""
 
 import os
 import shutil
@@ -11,13 +15,20 @@ MIM_FILES = ('configs', 'tools', 'model-index.yml')
 
 
 class BuildWithMim(build_py):
-    """Put configs, tools and the model index into mmmeta/.mim.
+    """Add mmmeta/.mim and mmmeta_finder.pth.
 
     A wheel gets copies; an editable install gets links, so that an edit is seen.
     """
 
     def run(self):
         super().run()
+        self.add_mim()
+        # What is to lie beside the package: of an editable wheel, what is not a link.
+        install = self.get_finalized_command('install')
+        site = install.install_purelib if self.editable_mode else self.build_lib
+        Path(site, 'mmmeta_finder.pth').write_text('import mmmeta_finder\n')
+
+    def add_mim(self):
         parent = 'mmmeta' if self.editable_mode else Path(self.build_lib, 'mmmeta')
         mim = Path(parent, '.mim')
         shutil.rmtree(mim, ignore_errors=True)

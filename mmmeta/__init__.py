@@ -6,6 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+import mmmeta_finder  # noqa: F401  for Pythons that read no .pth file of ours
 from mmmeta.version import __version__
 
 __all__ = ['__version__', 'create_model', 'list_models', 'optimize']

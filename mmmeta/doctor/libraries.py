@@ -1,6 +1,7 @@
 """Whether libraries import and compute, tried in a process of their own."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -103,7 +104,10 @@ def _check_library(
 
 def _describe(name: str, probe: dict[str, Any], packages: Packages) -> str:
     if name == 'operators':
-        return f"mmcv's nms is right on {' and '.join(probe['devices'])}"
+        # Which are in use, and that they work.
+        own = f'{owners("mmcv", packages)[0]} has none of its own'
+        kind = 'compiled' if probe['compiled'] else f"torchvision's, since {own}"
+        return f'{kind}; nms is right on {" and ".join(probe["devices"])}'
     owner = owners(name, packages)
     # Of a distribution by another name, such as a fork's, the name says more.
     other = f' ({owner[0]})' if owner and owner[0] != name else ''
@@ -117,14 +121,17 @@ def _fix(name: str, probe: dict[str, Any], packages: Packages) -> str:
     bounds = re.search(r'Please install (mm\w+)(>=\S+), ?(<\S+?)\.?$', error)
     if bounds:
         library, low, high = bounds.groups()
-        option = '--no-build-isolation ' if library == 'mmcv' else ''
-        wanted = f'{preferred(library, packages)}{low},{high}'
-        return f"pip install {option}'{wanted}'"
+        return f"pip install '{preferred(library, packages)}{low},{high}'"
+    if probe.get('missing') == 'mmcv._ext':
+        if os.environ.get('MMMETA_MMCV_OPS') == '0':
+            return 'unset MMMETA_MMCV_OPS'
+        # Python did not read its .pth file when it started.
+        return 'pip install --force-reinstall --no-deps mmmeta-backbones'
     missing = (probe.get('missing') or '').partition('.')[0]
     if missing and missing != name:
         return install_command(missing, packages)
-    if name == 'mmcv':
-        return _rebuild(packages)
+    if name in ('mmcv', 'operators'):
+        return _reinstall_mmcv(packages)
     if name == 'torchvision' and 'torch' in packages:
         # Each is made for one torch, and pip finds the one for this.
         version = packages['torch'].version.partition('+')[0]
@@ -133,13 +140,9 @@ def _fix(name: str, probe: dict[str, Any], packages: Packages) -> str:
     return f'pip install --force-reinstall --no-deps {owner}'
 
 
-def _rebuild(packages: Packages) -> str:
-    """Return the command that compiles mmcv's operators for the installed torch."""
+def _reinstall_mmcv(packages: Packages) -> str:
+    """Return the command for an mmcv without operators, so that torchvision's serve."""
     name = preferred('mmcv', packages)
-    install = install_command('mmcv', packages)
-    if 'mmcv-lite' in packages:  # it has none
-        return f'pip uninstall -y mmcv-lite && {install}'
-    if name not in packages:
-        return install
-    options = f'--force-reinstall --no-deps --no-cache-dir --no-binary {name}'
-    return f'{install}=={packages[name].version} {options}'
+    version = f'=={packages[name].version}' if name in packages else ''
+    # pip's cache may have the wheel that was compiled.
+    return f'pip install --force-reinstall --no-deps --no-cache-dir {name}{version}'

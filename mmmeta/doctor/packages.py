@@ -66,10 +66,8 @@ def install_command(name: str, packages: Packages) -> str:
     """Return the command that installs a library."""
     if name == 'mmengine':
         kind = 'onedl' if preferred(name, packages).startswith('onedl') else 'openmmlab'
-        return f"pip install --no-build-isolation 'mmmeta-backbones[{kind}]'"
-    # mmcv's set-up asks the installed torch what to compile for.
-    options = '--no-build-isolation ' if name == 'mmcv' else ''
-    return f'pip install {options}{preferred(name, packages)}'
+        return f"pip install 'mmmeta-backbones[{kind}]'"
+    return f'pip install {preferred(name, packages)}'
 
 
 def check_packages(packages: Packages) -> list[Finding]:

@@ -53,6 +53,7 @@ def _why_no_gpu() -> str:
 
 def operators() -> dict:
     """Check mmcv's nms: of two boxes that overlap it keeps the likelier one."""
+    import mmcv._ext
     import torch
     from mmcv.ops import nms
 
@@ -64,7 +65,8 @@ def operators() -> dict:
         kept = nms(boxes, scores, 0.5)[1].tolist()
         if kept != [0, 2]:
             raise ValueError(f'nms on {device} keeps boxes {kept}, expected [0, 2]')
-    return dict(devices=devices)
+    compiled = getattr(mmcv._ext, 'READS_STRIDES', None) is not True
+    return dict(devices=devices, compiled=compiled)
 
 
 def allocator() -> dict:

@@ -29,6 +29,7 @@ from mmmeta.models.token_mixers import Attention, Pooling, build_token_mixer
 from mmmeta.ops import onednn
 from mmmeta.ops.branches import PooledBranch, RecomputedMlp
 from mmmeta.ops.eager import may_overwrite, runs_eagerly
+from mmmeta.ops.layout import hand_on
 from mmmeta.registry import MODELS
 from mmmeta.weights.init import init_weights
 from mmmeta.weights.loading import translate_in_place
@@ -143,14 +144,6 @@ class MetaFormerBlock(nn.Module):
         if not self.training or isinstance(self.drop_path, nn.Identity):
             return None
         return self.drop_path(x.new_ones(len(x), 1, 1, 1))
-
-
-def _contiguous(x: Tensor) -> Tensor:
-    """Return (B, C, H, W) in contiguous memory."""
-    if not runs_eagerly() or len(x) > 1 or x.is_contiguous():
-        return x.contiguous()
-    # PyTorch turns a matrix over faster than a map.
-    return x[0].flatten(1).contiguous().view(x.shape)
 
 
 def shortcut(x: Tensor, res_scale: Tensor | None) -> Tensor:
@@ -273,9 +266,6 @@ class MetaFormer(BaseModule):
     family = 'MetaFormer'
     base: Mapping[str, Any] = {}
     archs: dict[str, Arch] = {}  # filled by the families, see families.py
-    # mmcv's RoIAlign does not look at the strides of a map on a CPU, and would cut its
-    # regions out of scrambled memory; `optimize` knows when there is none.
-    channels_last_out = False
     _load_strictly = True
 
     def __init__(
@@ -406,8 +396,7 @@ class MetaFormer(BaseModule):
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if self.fork_feat and i in self.out_indices:
-                out = getattr(self, f'norm{i}')(x)
-                outs.append(out if self.channels_last_out else _contiguous(out))
+                outs.append(hand_on(getattr(self, f'norm{i}')(x)))
         return tuple(outs) if self.fork_feat else (self.norm(x),)
 
     def train(self, mode: bool = True) -> 'MetaFormer':

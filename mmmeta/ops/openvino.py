@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmmeta.errors import require
 from mmmeta.models.layers import MapLayerNorm
 from mmmeta.models.metaformer import MetaFormer
+from mmmeta.ops.layout import strides_are_read
 
 KEPT = 4  # models for one shape each; each has its own copy of the weights
 # Pixels of an image up to which OpenVINO's norm of a whole map is exact enough: it sums
@@ -77,7 +78,7 @@ class OpenVinoBackbone:
             # The default is bfloat16 where the processor has it.
             'INFERENCE_PRECISION_HINT': 'bf16' if dtype == torch.bfloat16 else 'f32',
         }
-        self._channels_last = backbone.channels_last_out
+        self._channels_last = strides_are_read()
         self._small = self._convert(backbone.float())
         self._large = self._convert(_norms_by_means(backbone))
         channels = backbone.in_channels

@@ -13,6 +13,7 @@ from mmmeta.errors import UserError
 from mmmeta.models.metaformer import MetaFormer
 from mmmeta.ops import onednn
 from mmmeta.ops.fused import FusedBlock, fuse_downsample
+from mmmeta.ops.layout import strides_are_read
 from mmmeta.ops.openvino import OpenVinoBackbone
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
@@ -50,9 +51,7 @@ def optimize(
 
     Output within 1e-4 of the plain model's, in units of its standard deviation, in
     float32. A detector, segmentor or classifier has its backbone replaced, and in its
-    other parts batch norms folded into the convolutions before them. A backbone alone
-    returns maps in channels_last memory, which mmcv's RoIAlign misreads on a CPU: give
-    `optimize` the whole detector, which it looks into.
+    other parts batch norms folded into the convolutions before them.
 
     Args:
         model: A backbone of this package, or a model with one as `backbone`.
@@ -79,13 +78,11 @@ def optimize(
     dtype = dtype or next(backbone.parameters()).dtype
     with torch.no_grad():
         plain = copy.deepcopy(backbone).requires_grad_(False).eval()
-        # The layout in which what is behind the maps is faster.
-        channels_last = device.type == 'cpu' and not hasattr(model, 'roi_head')
-        plain.channels_last_out = channels_last
         fast = OptimizedBackbone(build(plain, dtype), dtype)
     if backbone is model:
         return fast
     copied = copy.deepcopy(model, {id(backbone): fast}).requires_grad_(False).eval()
+    channels_last = device.type == 'cpu' and strides_are_read()
     layout = torch.channels_last if channels_last else torch.preserve_format
     return _fold_batch_norms(copied).to(memory_format=layout)
 

@@ -12,6 +12,7 @@ import pytest
 
 from mmmeta.cli import main
 from mmmeta.doctor import libraries
+from mmmeta.doctor.packages import read_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = Path(sysconfig.get_paths()['purelib'])
@@ -81,7 +82,9 @@ def test_this_installation_is_healthy(capfd):
 
     assert lines['torch'].split() == ['ok', torch.__version__]
     assert lines['mmcv'].endswith('(onedl-mmcv)')
-    assert lines['operators'].startswith("ok       mmcv's nms is right on cpu")
+    assert lines['operators'].startswith(
+        "ok       torchvision's, since onedl-mmcv has none of its own; nms is right on "
+    )
     for name in ('mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'cv2', 'timm'):
         assert lines[name].startswith('ok '), lines[name]
 
@@ -99,7 +102,7 @@ def test_mmengine_is_missing(tmp_path):
     link(tmp_path, '*', without=('torch', 'torch-*', '*mmengine*', '*mmmeta*'))
     _, wrong = examine(tmp_path)
     assert wrong['mmengine']['text'] == 'not installed'
-    fix = "pip install --no-build-isolation 'mmmeta-backbones[onedl]'"
+    fix = "pip install 'mmmeta-backbones[onedl]'"
     assert wrong['mmengine']['fix'] == wrong['mmcv']['fix'] == fix
     assert wrong['mmcv']['text'] == "mmcv: No module named 'mmengine'"
     assert wrong['timm']['text'] == "timm: No module named 'torch'"
@@ -113,8 +116,7 @@ CONFLICTS = {
         'mmcv',
         'problem',
         'onedl-mmcv 2.3.6 and mmcv 2.1.0 are both installed and own the same files',
-        'pip uninstall -y onedl-mmcv mmcv && '
-        'pip install --no-build-isolation onedl-mmcv',
+        'pip uninstall -y onedl-mmcv mmcv && pip install onedl-mmcv',
     ),
     'both mmmeta': (
         ['mmmeta-backbones 0.1.0', 'mmmeta 2.0'],
@@ -169,7 +171,7 @@ def test_among_original_libraries_the_original_stays(tmp_path):
     for spec in ('mmengine 0.10.7', 'mmdet 3.3.0', 'onedl-mmcv 2.3.6', 'mmcv 2.1.0'):
         distribution(tmp_path, *spec.split())
     _, wrong = examine(tmp_path)
-    assert wrong['mmcv']['fix'].endswith('pip install --no-build-isolation mmcv')
+    assert wrong['mmcv']['fix'].endswith('&& pip install mmcv')
 
 
 def test_versions_that_a_host_refuses(tmp_path):
@@ -182,8 +184,7 @@ def test_versions_that_a_host_refuses(tmp_path):
     module(tmp_path, 'mmdet', f'raise AssertionError({refusal!r})')
     _, wrong = examine(tmp_path)
     assert wrong['mmdet']['text'] == f'mmdet.apis: {refusal}'
-    fix = "pip install --no-build-isolation 'mmcv>=2.0.0rc4,<2.2.0'"
-    assert wrong['mmdet']['fix'] == fix
+    assert wrong['mmdet']['fix'] == "pip install 'mmcv>=2.0.0rc4,<2.2.0'"
 
 
 def test_a_crash_and_an_exit_are_findings(tmp_path):
@@ -216,26 +217,36 @@ def test_an_import_without_end_is_a_finding(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_operators_that_do_not_load(tmp_path):
-    """mmcv as it is, but its compiled part is of no use."""
+    """mmcv as it is, but with a compiled part that is of no use."""
     slow = ('mmdet', 'mmpretrain', 'torchvision', 'transformers', 'timm')
     link(tmp_path, '*', without=('mmcv', '*mmmeta*', *slow))
     (tmp_path / 'mmcv').mkdir()
     for path in (PACKAGES / 'mmcv').iterdir():
-        if path.name.startswith('_ext'):
-            (tmp_path / 'mmcv' / path.name).write_bytes(b'\x7fELF')
-        else:
-            (tmp_path / 'mmcv' / path.name).symlink_to(path)
+        (tmp_path / 'mmcv' / path.name).symlink_to(path)
+    suffix = sysconfig.get_config_var('EXT_SUFFIX')
+    (tmp_path / 'mmcv' / f'_ext{suffix}').write_bytes(b'\x7fELF')
     version = next(PACKAGES.glob('onedl_mmcv-*')).name.split('-')[1].split('.dist')[0]
     _, wrong = examine(tmp_path)
     assert 'mmcv' not in wrong
     assert wrong['operators']['text'].startswith('mmcv.ops: ')
     assert '_ext' in wrong['operators']['text']
     fix = (
-        f'pip install --no-build-isolation onedl-mmcv=={version} --force-reinstall '
-        '--no-deps --no-cache-dir --no-binary onedl-mmcv'
+        f'pip install --force-reinstall --no-deps --no-cache-dir onedl-mmcv=={version}'
     )
     assert wrong['operators']['fix'] == fix
     assert wrong['mmseg']['fix'] == fix  # which fails for the same reason
+
+
+def test_operators_that_are_switched_off(monkeypatch):
+    monkeypatch.setenv('MMMETA_MMCV_OPS', '0')
+    modules = {name: libraries.MODULES[name] for name in ('mmcv', 'operators')}
+    monkeypatch.setattr(libraries, 'MODULES', modules)
+    monkeypatch.setattr(libraries, 'LIBRARIES', ['operators'])
+    probes = libraries.run_probes()
+    (*_, finding) = libraries.check_libraries(probes, read_packages())
+    assert finding.mark == 'problem'
+    assert finding.text == "mmcv.ops: No module named 'mmcv._ext'"
+    assert finding.fix == 'unset MMMETA_MMCV_OPS'
 
 
 def test_the_cache_of_the_weights(tmp_path, monkeypatch):

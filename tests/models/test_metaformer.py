@@ -49,7 +49,6 @@ def test_shapes_and_strides(family, arch):
             size = [reduced(s, model.arch.downsample[i]) for s in size]
             assert out.shape == (1, model.arch.dims[i], *size)
             assert math.prod(size) >= 1
-            assert out.is_contiguous()
 
 
 @pytest.mark.parametrize(('family', 'arch'), SMALLEST)

@@ -1,0 +1,1 @@
+"""What MMEngine, MMCV, MMDetection, MMSegmentation and MMPretrain need of mmmeta."""

@@ -1,0 +1,603 @@
+"""mmcv's operators without a compiler: a stand-in for `mmcv._ext`, made of torchvision.
+
+`mmmeta_finder` gives this file to `import mmcv._ext` where mmcv was installed without
+its compiled operators. Functions take what mmcv's own take
+(mmcv/ops/csrc/pytorch/pybind.cpp; tensors by position, numbers by name), write as those
+do into the tensors that they are handed, and compute what mmcv 2.3.6 computes, on any
+device: half precision in float32, float64 as it is.
+
+Here are the operators that models of MMDetection, MMSegmentation and MMPretrain call,
+but for `deform_roi_pool` (two configs of MMDetection), `line_nms` (CLRerNet) and mmcv's
+own SyncBN. Any other name imports, and raises NotImplementedError when called.
+
+Shapes: maps (B, C, H, W); regions `rois` (K, 5), the image's index, then x1, y1, x2, y2
+in its pixels; boxes (N, 4), x1, y1, x2, y2 in pixels.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+OPS = torch.ops.torchvision
+READS_STRIDES = True  # of maps in any memory format; see mmmeta/ops/layout.py
+COMPILED = (
+    'a compiled mmcv has it: pip install --no-build-isolation --no-deps '
+    '--force-reinstall --no-binary :all: onedl-mmcv, with a C++ compiler, beside torch'
+)
+
+
+def __getattr__(name: str) -> Callable:
+    """Return a function that raises, for an operator that is not here."""
+    if name.startswith('_'):
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+    def missing(*args: object, **kwargs: object) -> None:
+        raise _not_here(name)
+
+    return missing
+
+
+def _not_here(what: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"{what} is not among mmcv's operators that mmmeta makes of torchvision's; "
+        f'{COMPILED}'
+    )
+
+
+def get_compiler_version() -> str:
+    """Return what stands for the compiler's version in reports on the environment."""
+    return f'none (operators of torchvision {torchvision.__version__}, by mmmeta)'
+
+
+def get_compiling_cuda_version() -> str:
+    """Return the version of CUDA that torchvision is made for, as PyTorch is."""
+    return torch.version.cuda or 'not available'
+
+
+def _wide(*tensors: Tensor) -> list[Tensor]:
+    """Return the tensors in one dtype that every kernel has, float32 or float64."""
+    dtype = functools.reduce(torch.promote_types, (x.dtype for x in tensors))
+    dtype = dtype if dtype == torch.float64 else torch.float32
+    return [x.to(dtype) for x in tensors]
+
+
+def _pick(options: dict[str, Any], names: str) -> tuple:
+    return tuple(options[name] for name in names.split())
+
+
+# -------------------------------------------------------------- suppression of boxes
+
+
+def _float32(threshold: float) -> float:
+    """Round as mmcv does, whose IoUs and thresholds are float32."""
+    return float(np.float32(threshold))
+
+
+def _areas(boxes: np.ndarray, offset: int) -> np.ndarray:
+    x1, y1, x2, y2 = boxes.T
+    return (x2 - x1 + offset) * (y2 - y1 + offset)
+
+
+def _ious(boxes: np.ndarray, areas: np.ndarray, offset: int) -> np.ndarray:
+    """Return the IoU of the first box with each of the others, in mmcv's steps."""
+    corner1 = np.maximum(boxes[0, :2], boxes[1:, :2])
+    corner2 = np.minimum(boxes[0, 2:], boxes[1:, 2:])
+    size = np.maximum(corner2 - corner1 + offset, 0)
+    inter = size[:, 0] * size[:, 1]
+    with np.errstate(invalid='ignore', divide='ignore'):  # boxes without area
+        return inter / (areas[0] + areas[1:] - inter)
+
+
+def _groups(
+    boxes: Tensor, scores: Tensor, offset: int, suppresses: Callable
+) -> list[np.ndarray]:
+    """Return the index of each box that is kept, and those of the boxes it suppresses.
+
+    Both in the order of their scores; `suppresses` says which IoUs do.
+    """
+    order = scores.sort(descending=True)[1].cpu().numpy()
+    sorted_boxes = boxes.cpu().numpy()[order]
+    areas = _areas(sorted_boxes, offset)
+    left = np.arange(len(order))
+    groups = []
+    while len(left):
+        gone = suppresses(_ious(sorted_boxes[left], areas[left], offset))
+        first, rest = left[:1], left[1:]
+        groups.append(order[np.concatenate([first, rest[gone]])])
+        left = rest[~gone]
+    return groups
+
+
+def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    """Return the indices (K,), int64, of the boxes to keep, the best score first.
+
+    A box is left out where its IoU with a better one is above `iou_threshold`. With
+    `offset` 1 a box from pixel 0 to pixel 9 is ten pixels wide.
+    """
+    boxes, scores = _wide(boxes.detach(), scores.detach())
+    threshold = _float32(iou_threshold)
+    if offset == 0:
+        return OPS.nms(boxes, scores, threshold)
+    # Not torchvision's of boxes to x2 + 1, which loses digits that x2 - x1 + 1 has.
+    groups = _groups(boxes, scores, offset, lambda ious: ious > threshold)
+    keep = torch.tensor([group[0] for group in groups], dtype=torch.long)
+    return keep.to(boxes.device)
+
+
+def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
+    """Return the groups of `dets` (N, 5), boxes with scores, from an IoU on."""
+    dets = _wide(dets.detach())[0]
+    threshold = _float32(iou_threshold)
+    groups = _groups(dets[:, :4], dets[:, 4], 0, lambda ious: ious >= threshold)
+    return [group.tolist() for group in groups]
+
+
+def softnms(
+    boxes: Tensor, scores: Tensor, dets: Tensor, *, iou_threshold: float, sigma: float,
+    min_score: float, method: int, offset: int,
+) -> Tensor:  # fmt: skip
+    """Lower the scores of boxes that overlap better ones (1704.04503), on a CPU.
+
+    By `method`, from an IoU on to zero (0) or by 1 - IoU (1), or by exp(-IoU ** 2 /
+    sigma) (2); boxes whose score falls below `min_score` are left out. Writes boxes
+    and new scores into `dets` (N, 5), the best first; returns their indices (K,).
+    """
+    wide, wide_scores = _wide(boxes.detach(), scores.detach())
+    box, score = wide.numpy(), wide_scores.numpy().copy()
+    area = _areas(box, offset)
+    order = np.arange(len(box))  # the first i are chosen, the others wait
+    rows = np.zeros((len(box), 5), box.dtype)
+    i = 0
+    while i < len(order):
+        best = i + score[order[i:]].argmax()
+        order[[i, best]] = order[[best, i]]
+        rows[i] = (*box[order[i]], score[order[i]])
+        iou = _ious(box[order[i:]], area[order[i:]], offset)
+        if method == 2:
+            factor = np.exp(-(iou * iou) / sigma)
+        else:
+            factor = np.where(iou >= _float32(iou_threshold), method * (1 - iou), 1)
+        i += 1
+        score[order[i:]] *= factor.astype(score.dtype)
+        order = _without(order, i, score < _float32(min_score))
+    dets.copy_(torch.from_numpy(rows))
+    return torch.from_numpy(order)
+
+
+def _without(order: np.ndarray, start: int, gone: np.ndarray) -> np.ndarray:
+    """Leave out what is gone from `start` on; the last takes its place, as in mmcv."""
+    end = len(order)
+    for place in start + np.flatnonzero(gone[order[start:]]):
+        while place < end and gone[order[place]]:
+            end -= 1
+            order[place] = order[end]
+    return order[:end]
+
+
+# -------------------------------------------------------------------- regions of maps
+
+
+def _roi_align_sizes(options: dict[str, Any]) -> tuple[tuple, tuple]:
+    if options['pool_mode'] != 1:
+        raise _not_here("RoIAlign with pool_mode='max'")
+    names = 'spatial_scale aligned_height aligned_width'
+    return _pick(options, names), _pick(options, 'sampling_ratio aligned')
+
+
+def roi_align_forward(
+    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Write the means of regions (1703.06870) into `output` (K, C, height, width)."""
+    sizes, sampling = _roi_align_sizes(options)
+    output.copy_(OPS.roi_align(*_wide(input, rois), *sizes, *sampling))
+
+
+def roi_align_backward(
+    grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor,
+    grad_input: Tensor, **options: Any,
+) -> None:  # fmt: skip
+    """Add the gradient of the maps to `grad_input` (B, C, H, W)."""
+    sizes, sampling = _roi_align_sizes(options)
+    grad, rois = _wide(grad_output, rois)
+    shape = grad_input.shape
+    grad_input += OPS._roi_align_backward(grad, rois, *sizes, *shape, *sampling)
+
+
+def roi_pool_forward(
+    input: Tensor, rois: Tensor, output: Tensor, argmax: Tensor, *, pooled_height: int,
+    pooled_width: int, spatial_scale: float,
+) -> None:  # fmt: skip
+    """Write the maxima of regions (1504.08083) into `output` (K, C, height, width).
+
+    `argmax`, int32, gets their positions h * W + w. A bin without positions has 0 and
+    -1. mmcv rounds the corners of bins, torchvision those of regions: each bin is a
+    region for torchvision.
+    """
+    wide, rois = _wide(input, rois)
+    image, *corners = rois[:, :, None].unbind(1)
+    x1, y1, x2, y2 = (
+        (corner + more) * spatial_scale
+        for corner, more in zip(corners, (0, 0, 1, 1), strict=True)
+    )
+
+    def bins(start: Tensor, end: Tensor, count: int, limit: int) -> tuple:
+        steps = torch.arange(count + 1, device=rois.device)
+        edges = steps * ((end - start) / count) + start
+        first, last = edges[:, :-1].floor(), edges[:, 1:].ceil() - 1
+        return first.clamp(0, limit), last.clamp(-1, limit - 1)
+
+    left, right = (x[:, None] for x in bins(x1, x2, pooled_width, input.shape[3]))
+    top, bottom = (y[..., None] for y in bins(y1, y2, pooled_height, input.shape[2]))
+    sides = torch.broadcast_tensors(image[..., None], left, top, right, bottom)
+    empty = ((right < left) | (bottom < top))[:, None]
+    regions = torch.stack(sides, -1).view(-1, 5)
+    for target, found, nothing in zip(
+        (output, argmax), OPS.roi_pool(wide, regions, 1.0, 1, 1), (0, -1), strict=True
+    ):
+        bins_last = found.view(len(rois), pooled_height, pooled_width, -1)
+        target.copy_(bins_last.permute(0, 3, 1, 2).masked_fill(empty, nothing))
+
+
+def roi_pool_backward(
+    grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, **sizes: Any
+) -> None:
+    """Add the gradient of the maps to `grad_input` (B, C, H, W)."""
+    channels, size = grad_input.shape[1], grad_input[0, 0].numel()
+    plane = rois[:, 0].long()[:, None] * channels
+    plane = plane + torch.arange(channels, device=rois.device)
+    place = plane[..., None, None] * size + argmax.clamp(min=0)
+    grad = grad_output.masked_fill(argmax < 0, 0).flatten()
+    summed = grad.new_zeros(grad_input.numel()).index_add_(0, place.flatten(), grad)
+    grad_input += summed.view(grad_input.shape)
+
+
+# ----------------------------------------------- deformable convolution and attention
+
+
+def _deform(sizes: dict[str, int]) -> tuple[int, ...]:
+    return _pick(sizes, 'dH dW padH padW dilationH dilationW group deformable_group')
+
+
+def _unmodulated(input: Tensor, weight: Tensor, offset: Tensor) -> list[Tensor]:
+    mask, bias = input.new_zeros(len(input), 1), input.new_zeros(len(weight))
+    return [input, weight, offset, mask, bias]
+
+
+def deform_conv_forward(
+    input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor,
+    ones: Tensor, **sizes: int,
+) -> None:  # fmt: skip
+    """Write the deformable convolution (1703.06211) into `output`.
+
+    `offset` is (B, 2 * deformable_group * kH * kW, H', W'), y before x. Those of mmcv's
+    arguments that are buffers (`columns`, `ones`) are not used, here and below.
+    """
+    tensors = _wide(*_unmodulated(input, weight, offset))
+    output.copy_(OPS.deform_conv2d(*tensors, *_deform(sizes), False))
+
+
+def deform_conv_backward_input(
+    input: Tensor, offset: Tensor, grad_output: Tensor, grad_input: Tensor,
+    grad_offset: Tensor, weight: Tensor, columns: Tensor, **sizes: int,
+) -> None:  # fmt: skip
+    """Add the gradient of `input` to `grad_input`, and write the one of `offset`."""
+    tensors = _wide(grad_output, *_unmodulated(input, weight, offset))
+    grads = OPS._deform_conv2d_backward(*tensors, *_deform(sizes), False)
+    grad_input += grads[0]
+    grad_offset.copy_(grads[2])
+
+
+def deform_conv_backward_parameters(
+    input: Tensor, offset: Tensor, grad_output: Tensor, grad_weight: Tensor,
+    columns: Tensor, ones: Tensor, *, scale: float, **sizes: int,
+) -> None:  # fmt: skip
+    """Add the gradient of the weight, times `scale`, to `grad_weight`."""
+    # It does not depend on the weight, of which the kernel needs the shape.
+    tensors = _wide(grad_output, *_unmodulated(input, grad_weight, offset))
+    grads = OPS._deform_conv2d_backward(*tensors, *_deform(sizes), False)
+    grad_weight.add_(grads[1], alpha=scale)
+
+
+def _modulated(sizes: dict[str, int]) -> tuple[int, ...]:
+    names = 'stride_h stride_w pad_h pad_w dilation_h dilation_w group deformable_group'
+    return _pick(sizes, names)
+
+
+def modulated_deform_conv_forward(
+    input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor, offset: Tensor,
+    mask: Tensor, output: Tensor, columns: Tensor, *, with_bias: bool, **sizes: int,
+) -> None:  # fmt: skip
+    """Write the modulated deformable convolution (1811.11168) into `output`.
+
+    `mask` is (B, deformable_group * kernel_h * kernel_w, H', W').
+    """
+    bias = bias if with_bias else input.new_zeros(len(weight))
+    tensors = _wide(input, weight, offset, mask, bias)
+    output.copy_(OPS.deform_conv2d(*tensors, *_modulated(sizes), True))
+
+
+def modulated_deform_conv_backward(
+    input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor, offset: Tensor,
+    mask: Tensor, columns: Tensor, grad_input: Tensor, grad_weight: Tensor,
+    grad_bias: Tensor, grad_offset: Tensor, grad_mask: Tensor, grad_output: Tensor,
+    *, with_bias: bool, **sizes: int,
+) -> None:  # fmt: skip
+    """Add the gradients of input, weight and bias, and write the other two."""
+    bias = bias if with_bias else input.new_zeros(len(weight))
+    tensors = _wide(grad_output, input, weight, offset, mask, bias)
+    grads = OPS._deform_conv2d_backward(*tensors, *_modulated(sizes), True)
+    grad_input += grads[0]
+    grad_weight += grads[1]
+    grad_offset.copy_(grads[2])
+    grad_mask.copy_(grads[3])
+    if with_bias:
+        grad_bias += grads[4]
+
+
+def ms_deform_attn_forward(
+    value: Tensor, value_spatial_shapes: Tensor, value_level_start_index: Tensor,
+    sampling_locations: Tensor, attention_weights: Tensor, im2col_step: int,
+) -> Tensor:  # fmt: skip
+    """Return multi-scale deformable attention (2010.04159), (B, queries, channels).
+
+    By mmcv's own PyTorch function, which has the shapes.
+    """
+    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
+
+    return multi_scale_deformable_attn_pytorch(
+        value, value_spatial_shapes, sampling_locations, attention_weights
+    )
+
+
+def ms_deform_attn_backward(
+    value: Tensor, value_spatial_shapes: Tensor, value_level_start_index: Tensor,
+    sampling_locations: Tensor, attention_weights: Tensor, grad_output: Tensor,
+    grad_value: Tensor, grad_sampling_loc: Tensor, grad_attn_weight: Tensor,
+    im2col_step: int,
+) -> None:  # fmt: skip
+    """Add the gradients of values, locations and weights to the tensors for them."""
+    inputs = [value, sampling_locations, attention_weights]
+    with torch.enable_grad():
+        value, *rest = inputs = [x.detach().requires_grad_() for x in inputs]
+        levels = value_spatial_shapes, value_level_start_index
+        output = ms_deform_attn_forward(value, *levels, *rest, im2col_step)
+    targets = grad_value, grad_sampling_loc, grad_attn_weight
+    grads = torch.autograd.grad(output, inputs, grad_output)
+    for target, grad in zip(targets, grads, strict=True):
+        target += grad
+
+
+# ------------------------------------------------------------------------ focal loss
+
+
+def _log(p: Tensor) -> Tensor:
+    return p.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+def _weigh(loss: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Multiply losses (N, ...) by the weights of their targets' classes, if any.
+
+    Targets of no class, which mmcv looks up outside of the weights, have 1.
+    """
+    if not weight.numel():
+        return loss
+    known = (target >= 0) & (target < len(weight))
+    factor = weight[target.clamp(0, len(weight) - 1)].masked_fill(~known, 1)
+    return loss * factor.view(-1, *[1] * (loss.dim() - 1))
+
+
+def _is_target(target: Tensor, classes: int) -> Tensor:
+    return target[:, None] == torch.arange(classes, device=target.device)
+
+
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, *, gamma: float,
+    alpha: float,
+) -> None:  # fmt: skip
+    """Write the focal loss (1708.02002, eq. 5) of logits into `output` (N, classes).
+
+    `target` (N,), int64, is the class, or any other number for the background;
+    `weight` (classes,) or empty.
+    """
+    input, weight = _wide(input, weight)
+    p, q = input.sigmoid(), 1 - input.sigmoid()
+    own, other = -alpha * q**gamma * _log(p), (alpha - 1) * p**gamma * _log(q)
+    loss = torch.where(_is_target(target, input.shape[1]), own, other)
+    output.copy_(_weigh(loss, target, weight))
+
+
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, *, gamma: float,
+    alpha: float,
+) -> None:  # fmt: skip
+    """Write the derivative of each loss by its logit into `grad_input` (N, classes)."""
+    input, weight = _wide(input, weight)
+    p, q = input.sigmoid(), 1 - input.sigmoid()
+    own = -alpha * q**gamma * (q - gamma * p * _log(p))
+    other = (alpha - 1) * p**gamma * (gamma * q * _log(q) - p)
+    grad = torch.where(_is_target(target, input.shape[1]), own, other)
+    grad_input.copy_(_weigh(grad, target, weight))
+
+
+def _of_target(softmax: Tensor, target: Tensor) -> Tensor:
+    return softmax.gather(1, target.clamp(min=0)[:, None])[:, 0]
+
+
+def softmax_focal_loss_forward(
+    softmax: Tensor, target: Tensor, weight: Tensor, output: Tensor, *, gamma: float,
+    alpha: float,
+) -> None:  # fmt: skip
+    """Write the focal loss of probabilities (N, classes) into `output` (N,).
+
+    `target` and `weight` as above; a target below zero has no loss.
+    """
+    softmax, weight = _wide(softmax, weight)
+    p = _of_target(softmax, target)
+    loss = _weigh(-alpha * (1 - p) ** gamma * _log(p), target, weight)
+    output.copy_(loss.masked_fill(target < 0, 0))
+
+
+def softmax_focal_loss_backward(
+    softmax: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor,
+    *, gamma: float, alpha: float,
+) -> None:  # fmt: skip
+    """Write the derivatives of the losses by the logits into `grad_input`.
+
+    `buff` (N,) gets the factor that the classes of a row share.
+    """
+    softmax, weight = _wide(softmax, weight)
+    p = _of_target(softmax, target)
+    q = 1 - p
+    factor = alpha * (gamma * q ** (gamma - 1) * p * _log(p) - q**gamma)
+    factor = _weigh(factor, target, weight).masked_fill(target < 0, 0)
+    buff.copy_(factor)
+    own = _is_target(target, softmax.shape[1]).to(softmax.dtype)
+    grad_input.copy_(factor[:, None] * (own - softmax))
+
+
+# --------------------------------------------- CARAFE, masked convolutions and PSANet
+
+
+def _carafe(
+    masks: Tensor,
+    size: torch.Size,
+    kernel_size: int,
+    group_size: int,
+    scale_factor: int,
+) -> tuple[Callable[[Tensor], list[Tensor]], Tensor, tuple[int, ...]]:
+    """Return a function that lists views of a padded map, one a tap, weights, a shape.
+
+    Axes are (B, group, channel or tap, H, up, W, up).
+    """
+    b, c, h, w = size
+    grid = (h, scale_factor, w, scale_factor)
+    weights = masks.reshape(b, group_size, kernel_size**2, *grid)
+
+    def shifts(padded: Tensor) -> list[Tensor]:
+        views = padded.unfold(2, h, 1).unfold(3, w, 1)  # (B, C, kernel, kernel, H, W)
+        views = views.unflatten(1, (group_size, -1))[..., None, :, None]
+        taps = itertools.product(range(kernel_size), repeat=2)
+        return [views[:, :, :, i, j] for i, j in taps]
+
+    return shifts, weights, (b, group_size, c // group_size, *grid)
+
+
+def carafe_naive_forward(
+    features: Tensor, masks: Tensor, output: Tensor, **sizes: int
+) -> None:
+    """Write features reassembled by content (1905.02188, eq. 2) into `output`.
+
+    `masks` are (B, group_size * kernel_size ** 2, H * scale_factor, W * scale_factor).
+    """
+    shifts, weights, shape = _carafe(masks, features.shape, **sizes)
+    total = features.new_zeros(shape)
+    margin = sizes['kernel_size'] // 2
+    for k, shift in enumerate(shifts(F.pad(features, [margin] * 4))):
+        total.addcmul_(shift, weights[:, :, k, None])
+    output.copy_(total.view(output.shape))
+
+
+def carafe_naive_backward(
+    grad_output: Tensor, features: Tensor, masks: Tensor, grad_features: Tensor,
+    grad_masks: Tensor, **sizes: int,
+) -> None:  # fmt: skip
+    """Add the gradients of features and masks to the tensors for them."""
+    shifts, weights, shape = _carafe(masks, features.shape, **sizes)
+    grad = grad_output.reshape(shape)
+    margin = sizes['kernel_size'] // 2
+    padded = F.pad(features, [margin] * 4)
+    grad_padded, grad_weights = torch.zeros_like(padded), torch.empty_like(weights)
+    pairs = zip(shifts(padded), shifts(grad_padded), strict=True)
+    for k, (shift, grad_shift) in enumerate(pairs):
+        grad_weights[:, :, k] = (grad * shift).sum(2)
+        grad_shift += (grad * weights[:, :, k, None]).sum((4, 6), keepdim=True)
+    grad_masks += grad_weights.view(masks.shape)
+    h, w = features.shape[2:]
+    grad_features += grad_padded[..., margin : margin + h, margin : margin + w]
+
+
+def carafe_forward(
+    features: Tensor, masks: Tensor, kept: Tensor, *outputs: Tensor, **sizes: int
+) -> None:
+    """Write what `carafe_naive_forward` does into the last of the outputs.
+
+    The others are buffers; `kept` gets the features, for the way back.
+    """
+    kept.copy_(features)
+    carafe_naive_forward(features, masks, outputs[-1], **sizes)
+
+
+def carafe_backward(
+    grad_output: Tensor, kept: Tensor, masks: Tensor, *outputs: Tensor, **sizes: int
+) -> None:
+    """Do what `carafe_naive_backward` does to the last two of the outputs."""
+    carafe_naive_backward(grad_output, kept, masks, *outputs[-2:], **sizes)
+
+
+def masked_im2col_forward(
+    im: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, col: Tensor, *, kernel_h: int,
+    kernel_w: int, pad_h: int, pad_w: int,
+) -> None:  # fmt: skip
+    """Write what a kernel sees at N positions into `col` (C * kernel_h * kernel_w, N).
+
+    `im` is (1, C, H, W); the positions, (N,) each, those of a convolution's output.
+    """
+    padded = F.pad(im[0], (pad_w, pad_w, pad_h, pad_h))
+    taps = col.view(-1, kernel_h, kernel_w, len(mask_h_idx))
+    for i in range(kernel_h):
+        for j in range(kernel_w):
+            taps[:, i, j] = padded[:, mask_h_idx + i, mask_w_idx + j]
+
+
+def masked_col2im_forward(
+    col: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, im: Tensor, **sizes: int
+) -> None:
+    """Write `col` (C, N) to N positions of `im` (1, C, H, W)."""
+    im[0, :, mask_h_idx, mask_w_idx] = col
+
+
+def _psa_taps(sizes: dict[str, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return which tap of p's mask is at q, by (q, p), and whether there is one."""
+
+    def taps(axis: str) -> Tensor:
+        index = torch.arange(sizes[f'{axis}_feature'], device=device)
+        return index[:, None] - index + sizes[f'half_{axis}_mask']
+
+    h_mask, w_mask = _pick(sizes, 'h_mask w_mask')
+    h, w = taps('h')[:, None, :, None], taps('w')[None, :, None]
+    valid = (h >= 0) & (h < h_mask) & (w >= 0) & (w < w_mask)
+    tap = (h * w_mask + w).masked_fill(~valid, 0)
+    return tap.flatten(2).flatten(0, 1), valid.flatten(2).flatten(0, 1)
+
+
+def psamask_forward(
+    input: Tensor, output: Tensor, *, psa_type: int, num_: int, **sizes: int
+) -> None:
+    """Write point-wise spatial attention (PSANet, section 3.2) into `output`.
+
+    `input` (B, h_mask * w_mask, H, W) is what a position attends to around it, `output`
+    (B, H * W, H, W) the same by position; `psa_type` 0 collects, 1 distributes.
+    """
+    tap, valid = _psa_taps(sizes, input.device)
+    found = input.flatten(2).gather(1, tap.expand(num_, -1, -1)) * valid
+    output.copy_((found.mT if psa_type else found).reshape(output.shape))
+
+
+def psamask_backward(
+    grad_output: Tensor, grad_input: Tensor, *, psa_type: int, num_: int, **sizes: int
+) -> None:
+    """Write the gradient of the input into `grad_input`."""
+    tap, valid = _psa_taps(sizes, grad_output.device)
+    grad = grad_output.flatten(2)
+    grad = (grad.mT if psa_type else grad) * valid
+    summed = torch.zeros_like(grad_input).flatten(2)
+    summed.scatter_add_(1, tap.expand(num_, -1, -1), grad)
+    grad_input.copy_(summed.view(grad_input.shape))

@@ -1,0 +1,292 @@
+"""mmcv's operators made of torchvision's, through mmcv's public functions.
+
+Compared with what a compiled mmcv gave (tests/data/mmcv), and, where a CPU's compiled
+mmcv has no such operator, with the formula written out.
+"""
+
+import importlib.util
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmcv import _ext, ops
+from stock_detectors import CASES, DATA, RECORDED, run
+from torch.autograd import gradcheck
+
+
+def load_cases():
+    path = DATA / 'mmcv/ops_cases.py'
+    spec = importlib.util.spec_from_file_location('ops_cases', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+OPS_CASES = load_cases()
+RECORDED_OPS = dict(np.load(DATA / 'mmcv/ops.npz'))
+
+
+def test_the_stand_in_is_what_is_tested():
+    assert _ext.READS_STRIDES
+    assert 'torchvision' in ops.get_compiler_version()
+
+
+def test_every_recorded_result():
+    seen = Counter()
+    for name, kind, kwargs in OPS_CASES.cases(seed=0):
+        for i, value in enumerate(OPS_CASES.run(kind, kwargs)):
+            expected = RECORDED_OPS[f'{name}.{i}']
+            if value.dtype.kind == 'i':
+                np.testing.assert_array_equal(value, expected, err_msg=name)
+            else:
+                np.testing.assert_allclose(
+                    value, expected, atol=1e-5, rtol=1e-4, err_msg=name
+                )
+            seen[kind] += 1
+    assert seen.total() == len(RECORDED_OPS) == 121
+    assert len(seen) == 8
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_stock_detectors(name):
+    expected, found = json.loads(RECORDED.read_text())[name], run(name)
+    assert found['count'] == expected['count'] == 100
+    assert found['labels'] == expected['labels']
+    np.testing.assert_allclose(found['boxes'], expected['boxes'], atol=1e-2)
+    np.testing.assert_allclose(found['scores'], expected['scores'], atol=1e-4)
+    np.testing.assert_allclose(found['mask_pixels'], expected['mask_pixels'], atol=2)
+    for part in ('losses', 'gradients'):
+        assert found[part].keys() == expected[part].keys()
+        assert len(found[part]) >= 5
+        for key, value in expected[part].items():
+            assert math.isclose(found[part][key], value, rel_tol=2e-3), key
+
+
+def random_boxes(n, size=60.0, dtype=torch.float32):
+    corner = torch.rand(n, 2, dtype=dtype) * size
+    return torch.cat([corner, corner + torch.rand(n, 2, dtype=dtype) * 20 + 2], 1)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize('offset', [0, 1])
+def test_nms_in_other_dtypes(dtype, offset):
+    boxes = (random_boxes(80) * 4).round().div(4).to(dtype)  # exact in all of them
+    scores = (torch.randperm(80) / 128).to(dtype)
+    dets, keep = ops.nms(boxes, scores, 0.3, offset=offset)
+    expected = ops.nms(boxes.float(), scores.float(), 0.3, offset=offset)[1]
+    assert keep.tolist() == expected.tolist()
+    assert dets.dtype == dtype
+    assert 10 < len(keep) < 80
+    assert ops.nms(boxes[:0], scores[:0], 0.3, offset=offset)[1].shape == (0,)
+
+
+def test_nms_compares_in_float32():
+    """7 of 10 pixels in common is not above 0.7, though 0.7 is below 7 / 10."""
+    boxes = torch.tensor([[0.0, 0, 10, 1], [0.0, 0, 7, 1]])
+    scores = torch.tensor([0.9, 0.8])
+    assert ops.nms(boxes, scores, 0.7)[1].tolist() == [0, 1]
+    assert ops.nms(boxes - torch.tensor([0, 0, 1, 1]), scores, 0.7, 1)[1].tolist() == [
+        *(0, 1)
+    ]
+    # Classes are told apart by far coordinates, where x2 + 1 would lose digits.
+    far = torch.tensor([[2.0**23, 0, 2.0**23 + 1, 9], [2.0**23, 0, 2.0**23 + 2, 9]])
+    assert ops.nms(far, scores, 0.6, offset=1)[1].tolist() == [0]
+
+
+def random_rois(n, dtype=torch.float32):
+    rois = random_boxes(n, dtype=dtype)
+    return torch.cat([torch.randint(2, (n, 1)).to(rois), rois], 1)
+
+
+@pytest.mark.parametrize('op', ['roi_align', 'roi_pool'])
+def test_regions_of_maps_in_any_memory_and_dtype(op):
+    x, rois = torch.randn(2, 6, 20, 24), random_rois(9)
+    expected = getattr(ops, op)(x, rois, (3, 4), 0.25)
+    assert expected.std() > 0.1
+    layout = torch.channels_last
+    for y in (x.contiguous(memory_format=layout), x.transpose(2, 3).mT):
+        assert torch.equal(getattr(ops, op)(y, rois, (3, 4), 0.25), expected)
+    for dtype in (torch.float16, torch.bfloat16):
+        found = getattr(ops, op)(x.to(dtype), rois, (3, 4), 0.25)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
+
+
+def test_roi_pool_by_its_definition():
+    x = torch.randn(2, 3, 14, 17, dtype=torch.float64)
+    rois = random_rois(8, torch.float64)
+    rois[0, 1:] = torch.tensor([-30.0, -30, 5, 90])  # outside, in part
+    rois[1, 1:] = torch.tensor([90.0, 90, 99, 99])  # outside
+    scale, (height, width) = 0.25, (4, 3)
+    found = ops.roi_pool(x, rois, (height, width), scale)
+    for k, (image, x1, y1, x2, y2) in enumerate(rois.tolist()):
+        x1, y1, x2, y2 = x1 * scale, y1 * scale, (x2 + 1) * scale, (y2 + 1) * scale
+        for i in range(height):
+            for j in range(width):
+                step_y, step_x = (y2 - y1) / height, (x2 - x1) / width
+                top = min(max(math.floor(i * step_y + y1), 0), 14)
+                left = min(max(math.floor(j * step_x + x1), 0), 17)
+                bottom = min(max(math.ceil((i + 1) * step_y + y1), 0), 14)
+                right = min(max(math.ceil((j + 1) * step_x + x1), 0), 17)
+                part = x[int(image), :, top:bottom, left:right].flatten(1)
+                expected = part.amax(1) if part.numel() else part.new_zeros(3)
+                assert torch.equal(found[k, :, i, j], expected)
+    assert found[1].abs().max() == 0
+    assert (found[0] == 0).any() and (found[0] != 0).any()
+
+
+def test_gradients_of_regions():
+    x = torch.randn(2, 2, 7, 8, dtype=torch.float64, requires_grad=True)
+    rois = random_rois(4, torch.float64) / 4
+    assert gradcheck(lambda x: ops.roi_align(x, rois, 3, 0.5, 2), x)
+    assert gradcheck(lambda x: ops.roi_pool(x, rois, (3, 2), 0.5), x)
+
+
+@pytest.mark.parametrize('gamma', [2.0, 1.5])
+@pytest.mark.parametrize('weighted', [False, True])
+def test_sigmoid_focal_loss(gamma, weighted):
+    x = torch.randn(9, 5, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([0, 1, 2, 3, 4, 4, 1, 5, 5])  # 5: background
+    weight = torch.rand(5, dtype=torch.float64) + 0.5 if weighted else None
+    p, is_class = x.sigmoid(), target[:, None] == torch.arange(5)
+    pt = torch.where(is_class, p, 1 - p)
+    alpha = torch.where(is_class, 0.3, 0.7)
+    expected = -alpha * (1 - pt) ** gamma * pt.log()
+    if weighted:
+        expected = expected * torch.cat([weight, weight.new_ones(1)])[target][:, None]
+    found = ops.sigmoid_focal_loss(x, target, gamma, 0.3, weight, 'none')
+    torch.testing.assert_close(found, expected)
+    assert gradcheck(
+        lambda x: ops.sigmoid_focal_loss(x, target, gamma, 0.3, weight, 'mean'), x
+    )
+    extreme = torch.tensor([[200.0, -200.0, 200.0]])
+    loss = ops.sigmoid_focal_loss(extreme, torch.tensor([1]), gamma, 0.3, None, 'none')
+    assert loss.isfinite().all() and (loss > 10).all()
+
+
+def test_softmax_focal_loss():
+    x = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([0, 1, 2, 3, 3, -1, 1])
+    weight = torch.tensor([0.5, 1.0, 2.0, 1.5], dtype=torch.float64)
+    p = x.softmax(1).gather(1, target.clamp(min=0)[:, None])[:, 0]
+    expected = -0.25 * (1 - p) ** 2 * p.log() * weight[target.clamp(min=0)]
+    expected = expected * (target >= 0)
+
+    def loss(x, reduction='sum'):
+        return ops.softmax_focal_loss(x, target, 2.0, 0.25, weight, reduction)
+
+    torch.testing.assert_close(loss(x, 'none'), expected)
+    assert gradcheck(loss, x)
+
+
+def test_multi_scale_deformable_attention_has_gradients():
+    """The operator that mmcv's layer calls on a GPU."""
+    shapes = torch.tensor([[4, 5], [2, 3]])
+    start = torch.tensor([0, 20])
+    value = torch.rand(2, 26, 2, 3, dtype=torch.float64, requires_grad=True)
+    places = torch.rand(2, 4, 2, 2, 2, 2, dtype=torch.float64) * 0.8 + 0.1
+    weights = torch.rand(2, 4, 2, 2, 2, dtype=torch.float64, requires_grad=True)
+    function = ops.multi_scale_deform_attn.MultiScaleDeformableAttnFunction.apply
+    plain = ops.multi_scale_deform_attn.multi_scale_deformable_attn_pytorch
+    places.requires_grad_()
+    found = function(value, shapes, start, places, weights, 64)
+    torch.testing.assert_close(found, plain(value, shapes, places, weights))
+    assert gradcheck(
+        lambda v, p, w: function(v, shapes, start, p, w, 64), (value, places, weights)
+    )
+
+
+@pytest.mark.parametrize(('kernel', 'groups', 'up'), [(3, 2, 2), (5, 1, 3), (1, 1, 1)])
+def test_carafe(kernel, groups, up):
+    b, c, h, w = 2, 4, 4, 5
+    x = torch.randn(b, c, h, w, dtype=torch.float64, requires_grad=True)
+    masks = torch.rand(b, groups * kernel**2, h * up, w * up, dtype=torch.float64)
+    masks.requires_grad_()
+    seen = F.unfold(x, kernel, padding=kernel // 2)
+    seen = seen.view(b, groups, c // groups, kernel**2, h, w)
+    seen = seen.repeat_interleave(up, 4).repeat_interleave(up, 5)
+    expected = (seen * masks.view(b, groups, 1, kernel**2, h * up, w * up)).sum(3)
+    expected = expected.view(b, c, h * up, w * up)
+    for function in (ops.carafe, ops.carafe_naive):
+        found = function(x, masks, kernel, groups, up)
+        torch.testing.assert_close(found, expected)
+    assert gradcheck(lambda x, m: ops.carafe(x, m, kernel, groups, up), (x, masks))
+    # The way back of `carafe_naive` asks for a GPU, so its operator alone.
+    grad = torch.randn_like(expected)
+    found = [torch.zeros_like(x), torch.zeros_like(masks)]
+    sizes = dict(kernel_size=kernel, group_size=groups, scale_factor=up)
+    _ext.carafe_naive_backward(grad, x.detach(), masks.detach(), *found, **sizes)
+    torch.testing.assert_close(
+        found, [*torch.autograd.grad(expected, (x, masks), grad)]
+    )
+
+
+def test_masked_convolution():
+    layer = ops.MaskedConv2d(3, 5, (3, 1), padding=(1, 0))
+    x = torch.randn(1, 3, 6, 7)
+    mask = torch.rand(1, 6, 7) > 0.5
+    with torch.no_grad():
+        found, everywhere = layer(x, mask.float()), layer(x)
+    torch.testing.assert_close(found, everywhere * mask[:, None])
+    with torch.no_grad():
+        assert layer(x, torch.zeros(1, 6, 7)).abs().max() == 0
+
+
+@pytest.mark.parametrize('psa_type', ['collect', 'distribute'])
+@pytest.mark.parametrize('mask_size', [(5, 3), (7, 9)])
+def test_psa_mask(psa_type, mask_size):
+    h, w = 4, 5
+    rows, columns = mask_size
+    x = torch.randn(2, rows * columns, h, w, dtype=torch.float64, requires_grad=True)
+    layer = ops.PSAMask(psa_type, mask_size)
+    expected = x.new_zeros(2, h * w, h, w)
+    for y in range(h):
+        for z in range(w):
+            for i in range(rows):
+                for j in range(columns):
+                    to = y + i - (rows - 1) // 2, z + j - (columns - 1) // 2
+                    if not (0 <= to[0] < h and 0 <= to[1] < w):
+                        continue
+                    tap = x[:, i * columns + j, y, z].detach()
+                    if psa_type == 'collect':
+                        expected[:, to[0] * w + to[1], y, z] = tap
+                    else:
+                        expected[:, y * w + z, to[0], to[1]] = tap
+    assert torch.equal(layer(x), expected)
+    assert gradcheck(layer, x)
+
+
+def test_tensors_that_are_handed_are_written_into():
+    """Also where they are parts of others, and gradients are added."""
+    buffer = torch.full((2, 5, 3, 2, 2), 7.0)
+    x, rois, none = torch.randn(2, 3, 9, 9), random_rois(5) / 8, torch.zeros(0)
+    sizes = dict(aligned_height=2, aligned_width=2, spatial_scale=1.0)
+    options = dict(sizes, sampling_ratio=2, pool_mode=1, aligned=True)
+    _ext.roi_align_forward(x, rois, buffer[1], none, none, **options)
+    assert torch.equal(buffer[1], ops.roi_align(x, rois, 2, 1.0, 2))
+    assert (buffer[0] == 7).all()
+    once = torch.zeros_like(x)
+    _ext.roi_align_backward(buffer[1], rois, none, none, once, **options)
+    twice = once.clone()
+    _ext.roi_align_backward(buffer[1], rois, none, none, twice, **options)
+    torch.testing.assert_close(twice, 2 * once)
+
+
+@pytest.mark.parametrize(
+    ('call', 'name'),
+    [
+        (lambda x, rois: ops.RoIAlign(2, pool_mode='max')(x, rois), 'RoIAlign with'),
+        (lambda x, rois: ops.DeformRoIPool(2)(x, rois), 'deform_roi_pool_forward'),
+        (lambda x, rois: ops.box_iou_rotated(rois, rois), 'box_iou_rotated'),
+    ],
+)
+def test_what_is_not_there_says_so(call, name):
+    text = f"^{name}.* is not among mmcv's operators that mmmeta makes of torchvision's"
+    with pytest.raises(NotImplementedError, match=text) as caught:
+        call(torch.ones(1, 1, 4, 4), torch.ones(1, 5))
+    assert 'pip install --no-build-isolation' in str(caught.value)
+    assert not hasattr(_ext, '__path__')
