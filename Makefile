@@ -11,16 +11,17 @@ unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH VIRTUAL_ENV CONDA_PREFIX
 .PHONY: help setup demo test lint lock clean
 
 help:  ## list the targets
-	@echo 'make TARGET [PYTHON=python3.12] [DEMO_ARGS=...] [PYTEST_ARGS=...]'
+	@echo 'make TARGET [PYTHON=python3.13] [DEMO_ARGS=...] [PYTEST_ARGS=...]'
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' Makefile
 
-setup: export PYTHON := $(PYTHON)
-setup:  ## make .venv: pinned packages, mmcv's operators compiled once
-	@for p in python3 python3.12 python3.11 python3.10 "$(PYTHON)"; do \
-	  "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null \
-	    && exec "$$p" tools/setup_env.py; \
+# The Python of .venv stays until another is asked for. -S: no package has a say here.
+setup:  ## make .venv: the pinned packages, and mmmeta itself
+	@for p in $(if $(PYTHON),'$(PYTHON)',.venv/bin/python python3 python3.13 python3.12 python3.11 python3.10); do \
+	  "$$p" -S -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null \
+	    && exec "$$p" -S tools/setup_env.py; \
 	done; \
-	echo 'error: no python3 that runs; expected Python 3.10 to 3.12 on the PATH: install one, or name it: make PYTHON=/path/to/python3.11' >&2; \
+	found=$$('$(or $(PYTHON),python3)' -V 2>&1 | head -n 1); \
+	echo "error: found $$found; expected Python 3.10 to 3.13: install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
 	exit 1
 
 demo: setup  ## train and evaluate on the embedded data
@@ -37,7 +38,7 @@ lint: setup  ## check the code with ruff
 
 lock: setup  ## pin what requirements/all.in asks for; LOCK_ARGS=--upgrade: the newest
 	.venv/bin/uv pip compile --universal --python-version 3.10 $(LOCK_ARGS) \
-	  --override requirements/overrides.txt --no-emit-package onedl-mmcv \
+	  --override requirements/overrides.txt \
 	  --custom-compile-command 'make lock' --quiet \
 	  requirements/all.in -o requirements/pinned.txt
 
