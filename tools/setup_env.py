@@ -68,8 +68,9 @@ def step(what, *command):
     if process.returncode:
         text = ''.join(said[-20:])
         hint = next((CAUSES[cause] for cause in CAUSES if re.search(cause, text)), '')
-        above = '' if hint else text
-        sys.exit(f'{above}error: {what} failed: {hint or "see above"}; {AGAIN}')
+        if hint:
+            sys.exit(f'error: {what} failed: {hint}; {AGAIN}')
+        sys.exit(f'{text}error: {what} failed, see above; {AGAIN}')
 
 
 def install():
@@ -104,7 +105,8 @@ def main():
     check_machine()
     with open(str(ROOT / '.venv.lock'), 'a') as lock:
         os.set_inheritable(lock.fileno(), True)
-        print('setup: making .venv, one call at a time: 3.5 GB to download', flush=True)
+        note = 'setup: making .venv, one call at a time; at most 3.5 GB are downloaded'
+        print(note, flush=True)
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_ready():
             install()

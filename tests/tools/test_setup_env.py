@@ -18,14 +18,21 @@ import pytest
 
 SCRIPT = 'tools/setup_env.py'
 NO_INDEX = 'http://127.0.0.1:9/simple'  # nobody listens there
-UV = """import json, os, sys
+INFO = 'uv-0.0.1.dist-info'
+UV = {
+    f'{INFO}/METADATA': 'Metadata-Version: 2.1\nName: uv\nVersion: 0.0.1',
+    f'{INFO}/WHEEL': 'Wheel-Version: 1.0\nTag: py3-none-any',
+    f'{INFO}/RECORD': '',
+    f'{INFO}/entry_points.txt': '[console_scripts]\nuv = fake_uv:main',
+    'fake_uv.py': """import json, os, sys
 def main(): json.dump([sys.argv, dict(os.environ)], open(os.environ['UV_LOG'], 'w'))
-"""
-# Python, but of another version.
+""",
+}
+# Python, but it says that it is of another version. It is called as make does it.
 OTHER_PYTHON = """#!/bin/sh
 [ "$1" = -V ] && echo Python {1} && exit
-[ "$2" = -c ] && run='exec(sys.argv[3])' || run='runpy.run_path(sys.argv[2], None, "__main__")'
-exec {0} -c "import runpy, sys; sys.version_info = *map(int, '{1}'.split('.')),; $run" "$@"
+[ "$2" = -c ] && run='exec(a[3])' || run='runpy.run_path(a[2], None, "__main__")'
+exec {0} -c "import runpy, sys; sys.version_info = {2}; a = sys.argv; $run" "$@"
 """
 
 
@@ -51,7 +58,7 @@ def make_project(root, tmp_path_factory):
 def call(project, command=(sys.executable, SCRIPT), preexec_fn=None, **env):
     """Run the set-up with an empty cache; one line at most of errors is printed."""
     kept = {key: text for key, text in os.environ.items() if key != 'PYTHON'}
-    cache = dict(UV_CACHE_DIR=f'{project}/cache', PIP_RETRIES='0', UV_HTTP_RETRIES='0')
+    cache = dict(UV_CACHE_DIR=f'{project}-cache', PIP_RETRIES='0', UV_HTTP_RETRIES='0')
     done = subprocess.run(
         [str(part) for part in command],
         cwd=project,
@@ -71,26 +78,14 @@ def ready(make_project, tmp_path_factory):
     """A project set up: first without a network, then with foreign variables set."""
     project, wheels = make_project(), tmp_path_factory.mktemp('wheels')
     with zipfile.ZipFile(wheels / 'uv-0.0.1-py3-none-any.whl', 'w') as wheel:
-        info = 'uv-0.0.1.dist-info'
-        wheel.writestr('fake_uv.py', UV)
-        wheel.writestr(
-            f'{info}/METADATA', 'Metadata-Version: 2.1\nName: uv\nVersion: 0.0.1'
-        )
-        wheel.writestr(f'{info}/WHEEL', 'Wheel-Version: 1.0\nTag: py3-none-any')
-        wheel.writestr(
-            f'{info}/entry_points.txt', '[console_scripts]\nuv = fake_uv:main'
-        )
-        wheel.writestr(f'{info}/RECORD', '')
+        for name, text in UV.items():
+            wheel.writestr(name, text)
     code, error = call(project, PIP_INDEX_URL=NO_INDEX, PIP_FIND_LINKS='')
-    assert code == 1
-    assert error.endswith(
-        'check the network and the package index; the next call goes on from here'
-    )
+    assert code == 1 and 'uv failed: check the network and the package index' in error
     foreign = dict.fromkeys(('PYTHONPATH', 'PIP_TARGET', 'UV_PYTHON'), '/elsewhere')
-    offline = dict(
-        PIP_NO_INDEX='1', PIP_FIND_LINKS=str(wheels), UV_LOG=f'{project}/log'
-    )
-    assert call(project, UV_DEFAULT_INDEX=NO_INDEX, **offline, **foreign) == (0, '')
+    foreign.update(UV_LOG=f'{project}/log', UV_DEFAULT_INDEX=NO_INDEX)
+    foreign.update(PIP_NO_INDEX='1', PIP_FIND_LINKS=str(wheels))
+    assert call(project, **foreign) == (0, '')
     return project
 
 
@@ -106,7 +101,7 @@ def test_the_second_call_returns_at_once(ready, command):
     before = {path: path.stat().st_mtime_ns for path in ready.rglob('*')}
     start = time.monotonic()
     assert call(ready, command) == (0, '')
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 2  # 0.05 on an idle machine
     assert {path: path.stat().st_mtime_ns for path in ready.rglob('*')} == before
 
 
@@ -136,22 +131,24 @@ def test_two_at_once(ready):
     assert second.returncode == 0
 
 
-@pytest.mark.parametrize('version', ['3.9.18', '3.10.0', '3.13.9', '3.14.0'])
+@pytest.mark.parametrize('version', [(3, 9, 18), (3, 10, 0), (3, 13, 9), (3, 14, 0)])
 def test_python_version(make_project, version):
-    """Those of another version than 3.10 to 3.13 are refused, by make and the script."""
+    """make and the script refuse the same ones, and no .venv of others is touched."""
     project = make_project()
-    python = project / 'python'
-    python.write_text(OTHER_PYTHON.format(sys.executable, version))
-    python.chmod(0o755)
     (project / '.venv').mkdir()
     (project / '.venv/mine').touch()
-    refused = version in ('3.9.18', '3.14.0')
+    dotted = '.'.join(map(str, version))
+    python = project / 'python'
+    python.write_text(OTHER_PYTHON.format(sys.executable, dotted, version))
+    python.chmod(0o755)
     for command in (('make', 'setup', f'PYTHON={python}'), (python, '-S', SCRIPT)):
         code, error = call(project, command)
         assert code != 0
-        assert error.startswith('error: found Python 3') == refused
-        assert ('3.10 to 3.13' in error) == refused
-        assert ('.venv is not of our making' in error) != refused
+        if version[1] in (9, 14):
+            assert error.startswith('error: found Python 3.')
+            assert 'expected ' in error and '3.10 to 3.13' in error
+        else:
+            assert error.endswith('.venv is not of our making: move it elsewhere')
     assert (project / '.venv/mine').exists()
 
 
@@ -167,44 +164,35 @@ def test_old_pythons_can_read_the_script(root):
 def test_too_little_disk(make_project):
     project = make_project(gib=10**9)
     code, error = call(project)
-    assert code == 1
-    assert re.match(r'error: [\d.]+ GiB free for \.venv and .*; expected 10{9}$', error)
+    assert code == 1 and 'GiB free for .venv and ' in error
+    assert error.endswith('; expected 1000000000')
     assert not (project / '.venv').exists()
 
 
-def test_read_only_checkout(make_project, tmp_path):
+def test_read_only_checkout(make_project):
     """Root may write everywhere, but for a capability that is dropped here."""
     project = make_project()
     project.chmod(0o555)
     drop = ctypes.CDLL(None).prctl
-    code, error = call(
-        project, preexec_fn=lambda: drop(24, 1, 0, 0, 0), UV_CACHE_DIR=str(tmp_path)
-    )
-    assert code == 1
-    assert error.startswith("error: [Errno 13] Permission denied: '")
+    code, error = call(project, (sys.executable, SCRIPT), lambda: drop(24, 1, 0, 0, 0))
+    assert code == 1 and error.startswith("error: [Errno 13] Permission denied: '")
 
 
-@pytest.mark.parametrize(
-    ('index', 'said', 'hint'),
-    [
-        (NO_INDEX, '', 'check the network'),
-        ('', 'No space left on device (os error 28)', 'the disk is full'),
-        ('', 'a line of its own', 'see above'),
-    ],
-)
-def test_a_step_that_fails(make_project, tmp_path, monkeypatch, index, said, hint):
-    """What uv really says without a network, and what it says of a full disk."""
-    step = runpy.run_path(str(make_project() / SCRIPT))['step']
-    uv = [Path(sys.executable).with_name('uv'), 'pip', 'install', '--dry-run', 'timm']
+def test_a_step_that_fails(make_project, tmp_path, monkeypatch):
+    """What uv says without a network, and of a full disk, and what is not known."""
     monkeypatch.setenv('UV_CACHE_DIR', str(tmp_path))
     monkeypatch.setenv('UV_HTTP_RETRIES', '0')
-    uv += ['--python', sys.executable, '--reinstall', '--index-url', index]
-    fails = [sys.executable, '-c', f'print({said!r}); exit(2)']
-    with pytest.raises(SystemExit) as error:
-        step('the step', *(uv if index else fails))
-    above, line = re.fullmatch('((?:.*\n)*)(.*)', error.value.code).groups()
-    assert line.startswith(f'error: the step failed: {hint}')
-    assert above == (f'{said}\n' if hint == 'see above' else '')
+    uv = [Path(sys.executable).with_name('uv'), 'pip', 'install', '--dry-run', 'timm']
+    uv += ['--python', sys.executable, '--reinstall', '--index-url', NO_INDEX]
+    full = 'error: failed to write: No space left on device (os error 28)'
+    for command, said in (
+        (uv, 'error: .* failed: check the network and the package index; .*'),
+        ([sys.executable, '-c', f'exit({full!r})'], 'error: .* the disk is full: .*'),
+        ([sys.executable, '-c', 'exit("new")'], 'new\nerror: .* failed, see above.*'),
+    ):
+        with pytest.raises(SystemExit) as error:
+            runpy.run_path(str(make_project() / SCRIPT))['step']('it', *command)
+        assert re.fullmatch(said, error.value.code)
 
 
 def test_pinned_file(root):
@@ -214,4 +202,4 @@ def test_pinned_file(root):
     names = [line.split('==')[0] for line in pinned.splitlines() if '==' in line]
     assert {'uv', 'setuptools', 'onedl-mmcv', 'torch', 'pytest', 'ruff'} < set(names)
     assert 'opencv-python-headless' in names
-    assert not {'opencv-python', 'mmengine', 'mmcv', 'ninja'} & set(names)
+    assert not {'opencv-python', 'mmengine', 'mmcv'} & set(names)
