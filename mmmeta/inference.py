@@ -312,7 +312,9 @@ def _build_inferencer(scope: str, cfg: 'Config', device: str) -> Any:
         from mmseg.apis import MMSegInferencer
 
         cfg.visualizer = dict(type='SegLocalVisualizer', alpha=OPACITY)
-        return MMSegInferencer(cfg, device=device, show_progress=False)
+        inferencer = MMSegInferencer(cfg, device=device)
+        inferencer.show_progress = False  # no argument in MMSegmentation 1.2.2
+        return inferencer
     from mmpretrain import ImageClassificationInferencer
     from mmpretrain.visualization import UniversalVisualizer
 

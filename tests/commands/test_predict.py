@@ -198,10 +198,7 @@ def test_maps_are_those_of_mmsegmentation(root, images, segmentor, tmp_path, cap
     assert lines[1].startswith(f'{inputs / "no.png"}: ')
     assert lines[2] == '2 of 4 images failed' and len(lines) == 3
 
-    config = str(root / SEGMENTOR)
-    inferencer = MMSegInferencer(
-        config, str(segmentor), device='cpu', show_progress=False
-    )
+    inferencer = MMSegInferencer(str(root / SEGMENTOR), str(segmentor), device='cpu')
     files = sorted((tmp_path / 'out/maps').iterdir())
     assert [file.name for file in files] == ['a.png', 'b.png']
     for file in files:
