@@ -256,6 +256,8 @@ def build_runner(cfg: Config) -> Any:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    import mmmeta.weights.scheme  # noqa: F401  (what is resumed may have no model of ours)
+
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 

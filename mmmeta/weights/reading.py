@@ -188,12 +188,18 @@ def _read_torch(path: Path, map_location: Any) -> Any:
         ) from error
 
 
-def safe_globals() -> list[Callable | tuple[Callable, str]]:
+def safe_globals(
+    buffer: type | None = None, log_method: Callable[[Any, Any], Any] | None = None
+) -> list[Callable | tuple[Callable, str]]:
     """Return what a checkpoint's bookkeeping may hold beside tensors.
 
     Training scripts keep their arguments and MMEngine its log: HistoryBuffers of
     NumPy arrays and scalars, which refer to their methods by `getattr`. MMEngine's
     own list lets all of `getattr` through; here the log comes in as plain data.
+
+    Args:
+        buffer: What a HistoryBuffer becomes. Default: `LogBuffer`.
+        log_method: What `getattr` in the file becomes. Default: `_log_method`.
     """
     import numpy as np
 
@@ -206,8 +212,8 @@ def safe_globals() -> list[Callable | tuple[Callable, str]]:
         ]
     numpy += {type(np.dtype(code)) for code in '?bBhHiIlLqQefd'}
     return [
-        (LogBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
-        (_log_method, 'builtins.getattr'),
+        (buffer or LogBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
+        (log_method or _log_method, 'builtins.getattr'),
         argparse.Namespace,
         *numpy,
     ]

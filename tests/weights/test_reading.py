@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from mmmeta.weights.errors import CheckpointError, first_few
 from mmmeta.weights.reading import read_file, read_state_dict, unwrap
+from mmmeta.weights.scheme import load_from_local
 
 
 @pytest.fixture
@@ -142,6 +144,13 @@ def test_file_written_by_a_runner(tmp_path, monkeypatch):
     assert len(history.state['_log_history']) == 2
     assert set(read_state_dict(path)) == {'fc.weight', 'fc.bias'}
 
+    content = load_from_local(str(path))  # what MMEngine resumes is of its own class
+    history = content['message_hub']['log_scalars']['train/loss']
+    assert type(history) is HistoryBuffer
+    assert (
+        history.statistics('max') == max(history.data[0]) and len(history.data[0]) == 2
+    )
+
 
 def test_code_is_not_run(tmp_path, state):
     path, made = tmp_path / 'x.pth', tmp_path / 'payload-ran'
@@ -167,6 +176,8 @@ def test_getattr_is_not_let_through(tmp_path):
     torch.save({'a': _Getattr()}, path)
     with pytest.raises(CheckpointError, match=r'refused.*builtins\.getattr'):
         read_state_dict(path)
+    with pytest.raises(pickle.UnpicklingError, match=r'builtins\.getattr'):
+        load_from_local(str(path))
 
 
 class _Getattr:
