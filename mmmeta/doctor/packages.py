@@ -99,13 +99,21 @@ def _check_owners(packages: Packages) -> list[Finding]:
 
 
 def _check_transformers(packages: Packages) -> list[Finding]:
-    package = packages.get('transformers')
-    if not package or not owners('mmpretrain', packages):
+    package, hosts = packages.get('transformers'), owners('mmpretrain', packages)
+    if not package or not hosts:
         return []
-    if int(package.version.partition('.')[0]) < 5:
+    # What the original imports of transformers, 4.56 has no more.
+    bound = '5' if hosts[0].startswith('onedl') else '4.56'
+    if _numbers(package.version) < _numbers(bound):
         return []
     text = f'MMPretrain does not import beside transformers {package.version}'
-    return [Finding('transformers', 'problem', text, "pip install 'transformers<5'")]
+    return [
+        Finding('transformers', 'problem', text, f"pip install 'transformers<{bound}'")
+    ]
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r'\d+', version)]
 
 
 def _check_requirements(packages: Packages) -> list[Finding]:

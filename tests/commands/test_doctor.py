@@ -142,6 +142,13 @@ CONFLICTS = {
         'MMPretrain does not import beside transformers 5.0.1',
         "pip install 'transformers<5'",
     ),
+    'transformers 4.57 beside the original': (
+        ['mmpretrain 1.2.0', 'transformers 4.57.6'],
+        'transformers',
+        'problem',
+        'MMPretrain does not import beside transformers 4.57.6',
+        "pip install 'transformers<4.56'",
+    ),
     'an old torch': (
         ['mmmeta-backbones 0.1.0 torch>=2.6', 'torch 2.5.1+cpu'],
         'torch',
