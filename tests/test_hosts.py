@@ -138,7 +138,7 @@ def test_ddp_finds_no_unused_parameter(one_process):
 
 
 def test_regions_are_cut_from_the_right_places():
-    """mmcv's RoIAlign takes CPU memory for (B, C, H, W) and does not look."""
+    """RoIAlign reads the maps that backbones hand on, whatever their memory format."""
     from mmcv.ops import RoIAlign
 
     backbone = MODELS.build(dict(type='mmmeta.PoolFormer', arch='s12')).eval()

@@ -95,7 +95,8 @@ def test_wheel_contents(root, wheel):
     names = set(contents(wheel))
     version = wheel.name.split('-')[1]
     tops = {name.split('/')[0] for name in names}
-    assert tops == {'mmmeta', f'mmmeta_backbones-{version}.dist-info'}
+    info = f'mmmeta_backbones-{version}.dist-info'
+    assert tops == {'mmmeta', 'mmmeta_finder.py', 'mmmeta_finder.pth', info}
 
     package = {name for name in names if name.startswith('mmmeta/')}
     mim = {name for name in package if name.startswith('mmmeta/.mim/')}
@@ -118,7 +119,7 @@ def test_wheel_metadata(wheel, root):
     required = [line for line in lines if line.startswith('Requires-Dist')]
     always = [line.split()[1] for line in required if 'extra ==' not in line]
     assert [name.split('>')[0] for name in always] == [
-        *('torch', 'timm', 'safetensors', 'numpy', 'tqdm')
+        *('torch', 'torchvision', 'timm', 'safetensors', 'numpy', 'tqdm')
     ]
 
 
@@ -154,8 +155,14 @@ def test_editable_install(root, wheel, tmp_path):
     """A plain path, so .mim links, IDEs and type checkers see the checkout."""
     source = copy_tree(root, tmp_path / 'source')
     editable = contents(source / backend("build_editable('.')", source).name)
-    (path,) = [text for name, text in editable.items() if name.endswith('.pth')]
-    assert Path(path.decode().strip()) == source
+    finder, path = (
+        editable[name].decode().strip()
+        # In the order in which Python reads them: the path is needed first.
+        for name in sorted(editable, reverse=True)
+        if name.endswith('.pth')
+    )
+    assert Path(path) == source
+    assert finder == 'import mmmeta_finder'
     for name in ('configs', 'tools', 'model-index.yml'):
         link = source / 'mmmeta/.mim' / name
         assert link.is_symlink() and not Path(os.readlink(link)).is_absolute()

@@ -121,7 +121,10 @@ def _fix(name: str, probe: dict[str, Any], packages: Packages) -> str:
     bounds = re.search(r'Please install (mm\w+)(>=\S+), ?(<\S+?)\.?$', error)
     if bounds:
         library, low, high = bounds.groups()
-        return f"pip install '{preferred(library, packages)}{low},{high}'"
+        wanted = preferred(library, packages)
+        others = [owner for owner in owners(library, packages) if owner != wanted]
+        remove = f'pip uninstall -y {" ".join(others)} && ' if others else ''
+        return f"{remove}pip install '{wanted}{low},{high}'"
     if probe.get('missing') == 'mmcv._ext':
         if os.environ.get('MMMETA_MMCV_OPS') == '0':
             return 'unset MMMETA_MMCV_OPS'

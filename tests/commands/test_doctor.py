@@ -178,7 +178,7 @@ def test_among_original_libraries_the_original_stays(tmp_path):
     for spec in ('mmengine 0.10.7', 'mmdet 3.3.0', 'onedl-mmcv 2.3.6', 'mmcv 2.1.0'):
         distribution(tmp_path, *spec.split())
     _, wrong = examine(tmp_path)
-    assert wrong['mmcv']['fix'].endswith('&& pip install mmcv')
+    assert wrong['mmcv']['fix'].endswith('&& pip install mmcv-lite')
 
 
 def test_versions_that_a_host_refuses(tmp_path):
@@ -191,7 +191,9 @@ def test_versions_that_a_host_refuses(tmp_path):
     module(tmp_path, 'mmdet', f'raise AssertionError({refusal!r})')
     _, wrong = examine(tmp_path)
     assert wrong['mmdet']['text'] == f'mmdet.apis: {refusal}'
-    assert wrong['mmdet']['fix'] == "pip install 'mmcv>=2.0.0rc4,<2.2.0'"
+    assert wrong['mmdet']['fix'] == (
+        "pip uninstall -y mmcv && pip install 'mmcv-lite>=2.0.0rc4,<2.2.0'"
+    )
 
 
 def test_a_crash_and_an_exit_are_findings(tmp_path):

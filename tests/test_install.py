@@ -1,0 +1,296 @@
+"""Installation by pip into fresh environments, without a compiler.
+
+Of each of the two host library extras, and the backbones alone beside the oldest
+PyTorch that the package takes.
+"""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_config_runs import write_imagenet
+from test_packaging import build_wheel, copy_tree
+
+from mmmeta.datasets import make_shapes
+
+pytestmark = pytest.mark.slow
+
+COMPILERS = ('cc', 'gcc', 'c++', 'g++', 'clang', 'clang++', 'nvcc', 'ninja', 'cmake')
+ROOT = Path(__file__).resolve().parents[1]
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# Two steps of two images, and a test of two.
+SMALL = [
+    f'{loader}.{option}'
+    for loader in LOADERS
+    for option in ('batch_size=2', 'num_workers=0', 'persistent_workers=False')
+]
+# scope: the config, its options, the checkpoint after two steps
+CONFIGS = {
+    'mmdet': (
+        'detection/mask_rcnn_poolformer_s12_shapes.py',
+        ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1'],
+        'epoch_1.pth',
+    ),
+    'mmseg': (
+        'segmentation/semantic_fpn_poolformer_s12_shapes.py',
+        [
+            'train_cfg.max_iters=2',
+            'train_cfg.val_interval=2',
+            'default_hooks.checkpoint.interval=2',
+        ],
+        'iter_2.pth',
+    ),
+    'mmpretrain': (
+        'classification/poolformer_s12.py',
+        ['train_cfg.max_epochs=1'],
+        'epoch_1.pth',
+    ),
+}
+METRICS = {
+    'mmdet': ['coco/bbox_mAP', 'coco/segm_mAP'],
+    'mmseg': ['mIoU'],
+    'mmpretrain': ['accuracy/top1'],
+}
+
+BACKBONES = """
+import sys
+
+import mmcv.ops, mmdet.apis, mmpretrain.apis, mmseg.apis
+import torch
+from mmengine.registry import MODELS
+
+import mmmeta
+from mmmeta.weights import CheckpointError, convert_checkpoint, load_backbone
+
+for arch in ('poolformer_s12', 'identityformer_s12', 'randformer_s12',
+             'poolformerv2_s12', 'convformer_s18', 'caformer_s18', 'uniformer_small'):
+    backbone = MODELS.build(dict(type='mmmeta.MetaFormer', arch=arch))
+    maps = backbone(torch.randn(1, 3, 64, 96))
+    assert [tuple(m.shape[2:]) for m in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+torch.save(backbone.state_dict(), 'small.pth')
+convert_checkpoint('small.pth', 'small.safetensors', 'mmmeta')
+other = MODELS.build(dict(
+    type='mmmeta.UniFormer', arch='small',
+    init_cfg=dict(type='Pretrained', checkpoint='small.safetensors')))
+other.init_weights()
+state = other.state_dict()
+assert all(torch.equal(v, state[k]) for k, v in backbone.state_dict().items())
+first = next(iter(state))
+del state[first]
+try:
+    load_backbone(other, state)
+except CheckpointError as error:
+    assert first in str(error), error
+else:
+    sys.exit('a checkpoint without ' + first + ' was loaded')
+print('backbones and weights are right')
+"""
+
+
+class Environment:
+    """A virtual environment without anything of the one that the tests run in.
+
+    On its PATH are its own programs and, in place of compilers, traps that fail, and
+    are remembered if they are asked for more than their version.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bin = folder / 'venv/bin'
+        self.home = folder / 'home'  # where commands run
+        self.home.mkdir()
+        self.compiled = folder / 'a-compiler-was-called'
+        subprocess.run([sys.executable, '-m', 'venv', folder / 'venv'], check=True)
+        (folder / 'traps').mkdir()
+        for name in COMPILERS:
+            trap = folder / 'traps' / name
+            note = f'echo "$0 $*" >> "{self.compiled}"'
+            trap.write_text(f'#!/bin/sh\n[ "$*" = --version ] || {note}\nexit 1\n')
+            trap.chmod(0o755)
+
+    def call(self, command: str, *args: object) -> subprocess.CompletedProcess:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
+        path = f'{self.bin}:{self.folder / "traps"}'
+        return subprocess.run(
+            [shutil.which(command, path=path), *map(str, args)],
+            cwd=self.home,
+            env={**kept, 'PATH': path, 'CUDA_VISIBLE_DEVICES': '', 'CC': 'cc'},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=1800,
+        )
+
+    def run(self, command: str, *args: object) -> str:
+        done = self.call(command, *args)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def installed(self, name: str) -> Path:
+        """Return a file that came with a package."""
+        (path,) = self.bin.parent.glob(f'lib/python*/site-packages/{name}')
+        return path
+
+
+@pytest.fixture(scope='module')
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('wheel')
+    return build_wheel(copy_tree(root, folder / 'source'), folder / 'wheel')
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Iterator[Environment]:
+    yield Environment(tmp_path)
+    # Gigabytes, which nobody has to wait for.
+    subprocess.Popen(['rm', '-rf', tmp_path], start_new_session=True)
+
+
+def prefetch(environment: Environment, *requirements: str) -> None:
+    """Install by uv, which links from its cache what pip would unpack anew."""
+    uv = Path(sys.executable).with_name('uv')
+    python = environment.bin / 'python'
+    command = [uv, 'pip', 'install', '--quiet', '--python', python, *requirements]
+    subprocess.run(command, check=True)
+
+
+def has_stand_in(environment: Environment) -> bool:
+    report = json.loads(environment.run('mmmeta', 'doctor', '--json'))
+    assert report['problems'] == 0, report
+    (found,) = (f for f in report['findings'] if f['subject'] == 'operators')
+    return "torchvision's" in found['text']
+
+
+def test_traps_are_remembered(environment):
+    assert environment.call('g++', '--version').returncode == 1
+    assert not environment.compiled.exists()
+    assert environment.call('g++', '-c', 'x.cpp').returncode == 1
+    assert environment.compiled.read_text().endswith('g++ -c x.cpp\n')
+
+
+def test_the_forks_by_plain_pip(wheel, environment):
+    """Default flags; then the main job, and a stock tool with a stock model."""
+    environment.run('python', '-m', 'pip', 'install', '--quiet', f'{wheel}[onedl]')
+    assert not environment.compiled.exists(), environment.compiled.read_text()
+    assert has_stand_in(environment)
+    data = environment.home / 'data/shapes'
+    counts = ('--num-train', 4, '--num-val', 2, '--size', 128)
+    environment.run('python', '-m', 'mmmeta.datasets', '--root', data, *counts)
+
+    mim = environment.installed('mmmeta/.mim')
+    config = mim / 'configs/detection/mask_rcnn_poolformer_s12_shapes.py'
+    train(environment, mim / 'tools/train.py', config, 'own', CONFIGS['mmdet'][1])
+    predict(environment, 'mmdet', config, environment.home / 'own/epoch_1.pth')
+
+    mim = environment.installed('mmdet/.mim')
+    config = mim / 'configs/faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+    names = ('circle', 'square', 'triangle', 'star', 'ring', 'cross')
+    options = [
+        *('train_cfg.max_epochs=1', 'model.backbone.init_cfg=None'),
+        *(f'{loader}.dataset.data_root={data}/' for loader in LOADERS),
+        *(f'{loader}.dataset.metainfo.classes={names}' for loader in LOADERS),
+        *(f'{loader}.dataset.pipeline.1.scale=(160,160)' for loader in LOADERS[1:]),
+        'train_dataloader.dataset.pipeline.2.scale=(160,160)',
+    ]
+    for loader, part in zip(LOADERS, ('train', 'val', 'val'), strict=True):
+        ann_file = f'annotations/instances_{part}.json'
+        options.append(f'{loader}.dataset.ann_file={ann_file}')
+        options.append(f'{loader}.dataset.data_prefix.img=images/{part}/')
+        if part == 'val':
+            evaluator = loader.replace('dataloader', 'evaluator')
+            options.append(f'{evaluator}.ann_file={data / ann_file}')
+    train(environment, mim / 'tools/train.py', config, 'stock', options)
+    assert (environment.home / 'stock/epoch_1.pth').is_file()
+    assert not environment.compiled.exists(), environment.compiled.read_text()
+
+
+def train(
+    environment: Environment, tool: Path, config: Path, work: str, options: list[str]
+) -> str:
+    args = ['--work-dir', work, '--cfg-options', *SMALL, *options]
+    return environment.run('python', tool, config, *args)
+
+
+def predict(
+    environment: Environment, scope: str, config: Path, checkpoint: Path
+) -> None:
+    """Predict one image, and look at what is written."""
+    image = next((environment.home / 'data/shapes/images/val').iterdir())
+    out = environment.home / f'{scope}_predictions'
+    args = [config, checkpoint, image, '--out-dir', out]
+    if scope == 'mmdet':  # after two steps the scores are low
+        args += ['--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0']
+    environment.run('mmmeta', 'predict', *args)
+    assert len(list((out / 'vis').iterdir())) == 1
+    if scope == 'mmdet':
+        found = json.loads((out / 'detections.json').read_text())
+        assert found and {'bbox', 'segmentation', 'score'} <= set(found[0])
+    elif scope == 'mmseg':
+        assert len(list((out / 'maps').iterdir())) == 1
+    else:
+        with (out / 'top5.csv').open(newline='') as rows:
+            assert len(list(csv.DictReader(rows))) == 5
+
+
+def test_the_original_openmmlab(wheel, environment):
+    """A reduced suite: backbones, weights, a training of each library, predictions."""
+    pinned = (ROOT / 'requirements/pinned.txt').read_text()
+    python = sys.version_info >= (3, 11)
+    torch = re.findall(r'^torch==\S+', pinned, re.M)[python]
+    prefetch(environment, torch, *re.findall(r'^torchvision==\S+', pinned, re.M))
+    environment.run('python', '-m', 'pip', 'install', '--quiet', f'{wheel}[openmmlab]')
+    assert not environment.compiled.exists(), environment.compiled.read_text()
+    environment.run('python', '-m', 'pip', 'check')
+    rows = environment.run('python', '-m', 'pip', 'list', '--format', 'json')
+    found = {row['name']: row['version'] for row in json.loads(rows)}
+    assert not [name for name in found if name.startswith('onedl')]
+    assert {'mmengine', 'mmdet', 'mmsegmentation', 'mmpretrain'} <= set(found)
+    assert has_stand_in(environment)
+    assert 'are right' in environment.run('python', '-c', BACKBONES)
+
+    shapes = make_shapes(
+        environment.home / 'data/shapes',
+        num_train=4,
+        num_val=2,
+        size=128,
+        progress=False,
+    )
+    write_imagenet(shapes, environment.home / 'data/imagenet')
+    mim = environment.installed('mmmeta/.mim')
+    for scope, (path, options, file) in CONFIGS.items():
+        config = mim / 'configs' / path
+        train(environment, mim / 'tools/train.py', config, scope, options)
+        (log,) = (environment.home / scope).glob('*/vis_data/scalars.json')
+        scores = json.loads(log.read_text().splitlines()[-1])
+        assert all(scores[metric] >= 0 for metric in METRICS[scope])
+        predict(environment, scope, config, environment.home / scope / file)
+
+    # MMEngine 0.10.7 by itself cannot read its own checkpoints.
+    options = ['train_cfg.max_epochs=2', 'resume=True']
+    printed = train(environment, mim / 'tools/train.py', config, scope, options)
+    assert 'resumed epoch: 1, iter: 2' in printed
+    assert (environment.home / scope / 'epoch_2.pth').is_file()
+
+
+def test_backbones_beside_the_oldest_torch(wheel, environment):
+    """Backbones and weights alone; the bound is what pyproject.toml says."""
+    text = (ROOT / 'pyproject.toml').read_text()
+    oldest = re.search(r"'torch>=([\d.]+)'", text)[1]
+    others = ('onedl-mmengine', 'opencv-python-headless', 'pytest')
+    prefetch(environment, str(wheel), f'torch=={oldest}.0', *others)
+    version = 'import torch; print(torch.__version__)'
+    assert environment.run('python', '-c', version).startswith(f'{oldest}.0')
+    files = ('models/test_metaformer.py', 'weights/test_reading.py')
+    printed = environment.run(
+        *('python', '-m', 'pytest', '-q', '-p', 'no:cacheprovider'),
+        *('--rootdir', ROOT, '-c', ROOT / 'pyproject.toml'),
+        *(ROOT / 'tests' / file for file in files),
+    )
+    assert int(re.search(r'(\d+) passed', printed)[1]) > 150
