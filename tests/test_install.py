@@ -110,6 +110,7 @@ class Environment:
         self.compiled = folder / 'a-compiler-was-called'
         subprocess.run([sys.executable, '-m', 'venv', folder / 'venv'], check=True)
         (folder / 'traps').mkdir()
+        (folder / 'traps/touch').symlink_to(shutil.which('touch'))  # a test calls it
         for name in COMPILERS:
             trap = folder / 'traps' / name
             note = f'echo "$0 $*" >> "{self.compiled}"'
