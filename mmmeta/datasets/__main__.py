@@ -27,6 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         '--size', type=int, default=256, help='height and width of the images in pixels'
     )
     parser.add_argument('--seed', type=int, default=0, help='random seed')
+    parser.add_argument(
+        '--easy',
+        action='store_true',
+        help='few shapes, none of them small or far hidden',
+    )
     args = parser.parse_args(argv)
     try:
         root = make_shapes(
@@ -35,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             num_val=args.num_val,
             size=args.size,
             seed=args.seed,
+            easy=args.easy,
         )
     except (ValueError, OSError) as error:
         print(f'{parser.prog}: error: {error}', file=sys.stderr)

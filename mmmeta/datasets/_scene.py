@@ -35,21 +35,49 @@ CLASS_COLORS = np.float32(
 CLASS_SHARE = (0.1, 0.9)
 
 MIN_SIZE = 64
-# How many instances are tried, and how many have to find a place.
-MIN_INSTANCES, MAX_INSTANCES, MIN_PLACED = 3, 8, 2
-# What must be left to see of an instance: pixels, and share of its full area.
-MIN_VISIBLE_AREA, MIN_VISIBLE_SHARE = 60, 0.5
-# Ranges of the full area in pixels, and how often each one is drawn. The
-# limits of COCO's small, medium and large are 32^2 and 96^2; larger shapes
-# lose area to those in front of them, so they start above the limit.
-AREA_RANGES = ((350, 980), (1100, 8500), (10500, 15500))
-AREA_WEIGHTS = (0.30, 0.44, 0.26)
+# How many instances have to find a place, and how much of each, in pixels, must be
+# left to see.
+MIN_PLACED, MIN_VISIBLE_AREA = 2, 60
 # No shape covers more than this share of the image.
 MAX_COVER = 0.25
 # Weights of blue, green and red in the distance of two colours (the eye is
 # least sensitive to blue), and the least distance at a shape's outline.
 COLOR_WEIGHTS = np.float32([0.6, 1.2, 1.0])
 MIN_CONTRAST = 90.0
+
+
+@dataclass(frozen=True)
+class Contents:
+    """How many shapes a scene has, of what sizes and how far hidden.
+
+    Attributes:
+        instances: Least and greatest number of instances that are tried.
+        area_ranges: Ranges of the full area in pixels.
+        area_weights: How often each of the ranges is drawn.
+        visible_share: What must be left to see of an instance's full area.
+    """
+
+    instances: tuple[int, int]
+    area_ranges: tuple[tuple[int, int], ...]
+    area_weights: tuple[float, ...]
+    visible_share: float
+
+
+# The limits of COCO's small, medium and large are 32^2 and 96^2; larger shapes lose
+# area to those in front of them, so they start above the limit.
+STANDARD = Contents(
+    instances=(3, 8),
+    area_ranges=((350, 980), (1100, 8500), (10500, 15500)),
+    area_weights=(0.30, 0.44, 0.26),
+    visible_share=0.5,
+)
+# What a detector learns within minutes: no small shapes, and few in front of others.
+EASY = Contents(
+    instances=(2, 4),
+    area_ranges=((2200, 15500),),
+    area_weights=(1.0,),
+    visible_share=0.7,
+)
 
 
 @dataclass(frozen=True)
@@ -98,17 +126,21 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     return image
 
 
-def _draw_areas(rng: np.random.Generator, size: int) -> np.ndarray:
+def _draw_areas(rng: np.random.Generator, size: int, contents: Contents) -> np.ndarray:
     """The full areas of a scene's instances, mostly the larger ones first."""
-    count = rng.integers(MIN_INSTANCES, MAX_INSTANCES + 1)
-    ranges = np.log(AREA_RANGES)[rng.choice(len(AREA_RANGES), count, p=AREA_WEIGHTS)]
+    least, most = contents.instances
+    count = rng.integers(least, most + 1)
+    ranges = np.log(contents.area_ranges)
+    ranges = ranges[rng.choice(len(ranges), count, p=contents.area_weights)]
     areas = np.exp(rng.uniform(ranges[:, 0], ranges[:, 1]))
     areas = np.minimum(areas, MAX_COVER * size**2)
     # Were the order fully random, large shapes would often find no place.
     return areas[np.argsort(-np.log(areas) + rng.normal(0, 1.2, count))]
 
 
-def _layout(rng: np.random.Generator, size: int) -> tuple[list[_Instance], np.ndarray]:
+def _layout(
+    rng: np.random.Generator, size: int, contents: Contents = STANDARD
+) -> tuple[list[_Instance], np.ndarray]:
     """Places a scene's instances, those at the back first.
 
     Returns them with the map of who is to be seen where: int64 (size, size),
@@ -118,11 +150,11 @@ def _layout(rng: np.random.Generator, size: int) -> tuple[list[_Instance], np.nd
     placed: list[_Instance] = []
     visible = np.zeros(0, np.int64)
     needed = np.zeros(0)
-    for area in _draw_areas(rng, size):
+    for area in _draw_areas(rng, size, contents):
         label = int(rng.integers(len(CLASSES)))
         alpha = rasterize(rng, CLASSES[label], area)
         full = (alpha >= 0.5).sum()
-        least = max(MIN_VISIBLE_AREA, MIN_VISIBLE_SHARE * full)
+        least = max(MIN_VISIBLE_AREA, contents.visible_share * full)
         h, w = alpha.shape
         for _ in range(12):
             x = int(rng.integers(-w // 4, size - 3 * w // 4 + 1))
@@ -188,17 +220,19 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(image, out=image), 0, 255).astype(np.uint8)
 
 
-def make_scene(rng: np.random.Generator, size: int = 256) -> Scene:
+def make_scene(rng: np.random.Generator, size: int = 256, easy: bool = False) -> Scene:
     """Draws one random scene of 2 to 8 shapes.
 
     Every instance shows at least 60 pixels and half of its full area; later
-    instances lie in front of earlier ones.
+    instances lie in front of earlier ones. An easy scene has 2 to 4 shapes, none
+    small, each with at least 70 % to be seen.
 
     Args:
         rng: the source of all randomness; the same state gives the same
             scene.
         size: height and width of the image in pixels, at least 64. The
             shapes' sizes are in pixels and do not grow with it.
+        easy: whether to draw an easy scene.
 
     Raises:
         ValueError: if ``size`` is less than 64.
@@ -209,7 +243,7 @@ def make_scene(rng: np.random.Generator, size: int = 256) -> Scene:
         )
     placed: list[_Instance] = []
     while len(placed) < MIN_PLACED:
-        placed, owner = _layout(rng, size)
+        placed, owner = _layout(rng, size, EASY if easy else STANDARD)
     image = _background(rng, size)
     for instance in placed:
         _paint(rng, image, instance)

@@ -88,7 +88,7 @@ def _write_split(root: Path, split: str, params: dict, indexes: Iterable[int]) -
     for k in indexes:
         # Each image has its own generator: it does not depend on the others.
         rng = np.random.default_rng([params['seed'], SPLITS.index(split), k])
-        scene = make_scene(rng, params['size'])
+        scene = make_scene(rng, params['size'], params['easy'])
         stem = f'{k + 1:06d}'
         _write_scene(root, split, stem, scene)
         instances.add(f'{stem}.jpg', scene)
@@ -215,6 +215,7 @@ def make_shapes(
     num_val: int = 200,
     size: int = 256,
     seed: int = 0,
+    easy: bool = False,
     progress: bool = True,
 ) -> Path:
     """Makes the shapes data set, unless it is there already.
@@ -230,6 +231,8 @@ def make_shapes(
         num_val: number of validation images, 1 to 999999.
         size: height and width of the images in pixels, 64 to 4096.
         seed: 0 to 2**32 - 1.
+        easy: whether to draw few shapes, none of them small or far hidden, which a
+            detector learns within minutes.
         progress: whether to show the progress on stderr.
 
     Returns:
@@ -247,6 +250,7 @@ def make_shapes(
         'num_val': _integer('num_val', num_val, 1, 999_999),
         'size': _integer('size', size, MIN_SIZE, 4096),
         'seed': _integer('seed', seed, 0, 2**32 - 1),
+        'easy': bool(easy),
     }
     # Where root is a link, it is its target that gets replaced.
     target = Path(root).resolve()

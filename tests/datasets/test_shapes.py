@@ -378,11 +378,11 @@ def test_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
     before = hashes(old)
     calls = []
 
-    def interrupted(rng, size):
+    def interrupted(rng, size, easy):
         calls.append(size)
         if len(calls) % 3 == 0:
             raise KeyboardInterrupt
-        return make_scene(rng, size)
+        return make_scene(rng, size, easy)
 
     monkeypatch.setattr(shapes, 'make_scene', interrupted)
     for name in ('new', 'old'):
@@ -489,6 +489,20 @@ def test_description_counts_every_instance(root, split, coco):
     assert sum(int(n) for row in rows for n in row[1:]) == len(
         coco.dataset['annotations']
     )
+
+
+def test_easy_set_has_few_large_shapes_that_show(tmp_path):
+    process = start_cli('--root', str(tmp_path / 'shapes'), '--easy', '--num-train=20')
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    coco = COCO(tmp_path / 'shapes/annotations/instances_train.json')
+    counts = [len(coco.imgToAnns[image]) for image in coco.imgs]
+    assert min(counts) == 2
+    assert max(counts) == 4
+    assert min(a['area'] for a in coco.anns.values()) > 0.6 * 2200
+    hard = make(tmp_path / 'hard', num_train=20, size=256)
+    assert hashes(hard) != hashes(tmp_path / 'shapes')
+    assert len(coco.anns) < len(COCO(hard / 'annotations/instances_train.json').anns)
 
 
 def test_import_is_light():
