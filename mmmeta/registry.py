@@ -1,16 +1,20 @@
 """mmmeta's registries.
 
-`MODELS` is a child of MMEngine's, so `type='mmmeta.PoolFormer'` builds from
-MMDetection, MMSegmentation, MMPretrain or plain MMEngine with no import:
+`MODELS` and `HOOKS` are children of MMEngine's, so `type='mmmeta.PoolFormer'` builds
+from MMDetection, MMSegmentation, MMPretrain or plain MMEngine with no import:
 MMEngine imports `mmmeta.registry` when it meets the scope, and the registry
 imports `mmmeta.models` when it is asked for a type.
 """
 
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmmeta', locations=['mmmeta.models']
+)
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, scope='mmmeta', locations=['mmmeta.hooks']
 )
 
 # A user's mixer registers here from the user's own file:

@@ -1,0 +1,105 @@
+"""A hook that says in time how long a training will take."""
+
+import math
+import time
+
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+
+from mmmeta.registry import HOOKS
+
+FIRST = 2  # the first iteration also sets things up
+WINDOW = 50  # iterations whose mean is taken
+# An image of the validation against one of the training, which goes backward too.
+VALIDATION_SHARE = 1 / 3
+
+
+def duration(seconds: float) -> str:
+    """Return a time to come, as people say it: '50 s', '12 min', '3.4 h'."""
+    if seconds < 100:
+        return f'{math.ceil(seconds)} s'
+    if seconds < 100 * 60:
+        return f'{math.ceil(seconds / 60)} min'
+    return f'{seconds / 3600:.1f} h'
+
+
+@HOOKS.register_module()
+class TimeLeftHook(Hook):
+    """Log the seconds of an iteration and the time left, validations included.
+
+    The first line comes after the second iteration, and at the latest `every` seconds
+    (or one iteration) after a line comes the next.
+
+    Args:
+        every: Seconds between two lines. Default: 15.
+        limit: Minutes; where the end is further away, a line says so once. Default: 15.
+        short_form: A command that takes less time, for that line. Default: None.
+    """
+
+    priority = 'LOW'  # after MMEngine's IterTimerHook, whose times are read
+
+    def __init__(
+        self, every: float = 15, limit: float = 15, short_form: str | None = None
+    ) -> None:
+        self.every = every
+        self.limit = limit
+        self.short_form = short_form
+        self.warned = False
+        self.validation: float | None = None  # seconds that the last one took
+
+    def before_train(self, runner: Runner) -> None:
+        self.start = runner.iter
+        self.said = -math.inf
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self.began = time.perf_counter()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        self.validation = time.perf_counter() - self.began
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, *_, **__) -> None:
+        done = runner.iter + 1
+        now = time.perf_counter()
+        if done - self.start < FIRST or now - self.said < self.every:
+            return
+        self.said = now
+        window = min(WINDOW, done - self.start - FIRST + 1)
+        each = runner.message_hub.get_scalar('train/time').mean(window)
+        left = (runner.max_iters - done) * each
+        left += validations_left(runner) * self._validation(runner, each)
+        runner.logger.info(
+            f'iteration {done} of {runner.max_iters}: {each:.2g} s each, '
+            f'at most {duration(left)} left'
+        )
+        # A single iteration may have been slow by accident.
+        if left > 60 * self.limit and window > 1 and not self.warned:
+            self.warned = True
+            advice = (
+                f'; a shorter form is: {self.short_form}' if self.short_form else ''
+            )
+            runner.logger.warning(
+                f'This machine is slow: the end is {duration(left)} away{advice}'
+            )
+
+    def _validation(self, runner: Runner, each: float) -> float:
+        """The seconds of a validation; estimated before the first."""
+        if self.validation is not None or runner.val_loop is None:
+            return self.validation or 0.0
+        train = runner.train_dataloader
+        images = len(runner.val_dataloader.dataset)
+        return VALIDATION_SHARE * images * each * len(train) / len(train.dataset)
+
+
+def validations_left(runner: Runner) -> int:
+    """Return how many validations the training loop has before it."""
+    loop = runner.train_loop
+    if runner.val_loop is None:
+        return 0
+    if isinstance(loop, EpochBasedTrainLoop):
+        now, end = loop.epoch, loop.max_epochs
+    else:
+        now, end = loop.iter, loop.max_iters
+    return sum(
+        k >= loop.val_begin and (k % loop.val_interval == 0 or k == end)
+        for k in range(now + 1, end + 1)
+    )
