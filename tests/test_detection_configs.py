@@ -25,6 +25,7 @@ load = functools.partial(configs_of.load, 'detection')
 build = functools.partial(configs_of.build, 'detection')
 NAMES = sorted(p.stem for p in FOLDER.glob('*.py'))
 SHAPES = ['mask_rcnn_poolformer_s12_shapes', 'retinanet_poolformer_s12_shapes']
+EASY = 'retinanet_poolformer_s12_easy_shapes'
 LISTED = {
     model['Name']: model
     for model in yaml.safe_load((FOLDER / 'metafile.yml').read_text())['Models']
@@ -95,8 +96,8 @@ MULTI_SCALE = [name for name in RECIPES if name.endswith('_ms_3x')]
 
 
 def test_the_sweep_is_complete():
-    assert len(NAMES) == 24 + 2
-    assert sorted([*RECIPES, *SHAPES]) == NAMES == sorted(LISTED)
+    assert len(NAMES) == 24 + 3
+    assert sorted([*RECIPES, *SHAPES, EASY]) == NAMES == sorted(LISTED)
     assert [len(names) for names in OF_METHOD.values()] == [3, 13, 8]
     assert len(MULTI_SCALE) == 4
 
@@ -191,7 +192,7 @@ def test_docstring_and_listing(name):
     assert (options.amp, options.auto_scale_lr) == (amp, True)
 
 
-@pytest.mark.parametrize('name', SHAPES)
+@pytest.mark.parametrize('name', [*SHAPES, EASY])
 def test_shapes_listing(name):
     cfg, metadata = load(name), LISTED[name]['Metadata']
     assert metadata['Epochs'] == cfg.train_cfg.max_epochs

@@ -1,4 +1,4 @@
-"""RetinaNet, PoolFormer-S12, on the embedded shapes: what `make demo` trains.
+"""RetinaNet, PoolFormer-S12, on the embedded shapes.
 
 From random weights, in minutes, on a CPU:
     python -m mmmeta.datasets --root data/shapes
