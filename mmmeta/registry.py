@@ -14,7 +14,7 @@ MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmmeta', locations=['mmmeta.models']
 )
 HOOKS = Registry(
-    'hook', parent=MMENGINE_HOOKS, scope='mmmeta', locations=['mmmeta.hooks']
+    'hook', parent=MMENGINE_HOOKS, scope='mmmeta', locations=['mmmeta.hosts.hooks']
 )
 
 # A user's mixer registers here from the user's own file:

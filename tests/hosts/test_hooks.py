@@ -11,9 +11,9 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
-from mmmeta.hooks import duration, validations_left
+from mmmeta.hosts.hooks import duration, validations_left
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/detection/retinanet_poolformer_s12_easy_shapes.py'
 
 
