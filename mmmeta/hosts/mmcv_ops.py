@@ -217,9 +217,9 @@ def roi_pool_forward(
 ) -> None:  # fmt: skip
     """Write the maxima of regions (1504.08083) into `output` (K, C, height, width).
 
-    `argmax`, int32, gets their positions h * W + w. A bin without positions has 0 and
-    -1. mmcv rounds the corners of bins, torchvision those of regions: each bin is a
-    region for torchvision.
+    `argmax`, int32, gets their positions h * W + w. A bin without positions, or of a
+    region without area, has 0 and -1. mmcv rounds the corners of bins, torchvision
+    those of regions: each bin is a region for torchvision.
     """
     wide, rois = _wide(input, rois)
     image, *corners = rois[:, :, None].unbind(1)
@@ -237,7 +237,8 @@ def roi_pool_forward(
     left, right = (x[:, None] for x in bins(x1, x2, pooled_width, input.shape[3]))
     top, bottom = (y[..., None] for y in bins(y1, y2, pooled_height, input.shape[2]))
     sides = torch.broadcast_tensors(image[..., None], left, top, right, bottom)
-    empty = ((right < left) | (bottom < top))[:, None]
+    malformed = ((x2 <= x1) | (y2 <= y1))[..., None]
+    empty = (malformed | (right < left) | (bottom < top))[:, None]
     regions = torch.stack(sides, -1).view(-1, 5)
     for target, found, nothing in zip(
         (output, argmax), OPS.roi_pool(wide, regions, 1.0, 1, 1), (0, -1), strict=True

@@ -81,7 +81,9 @@ def test_nms_in_other_dtypes(dtype, offset):
     assert keep.tolist() == expected.tolist()
     assert dets.dtype == dtype
     assert 10 < len(keep) < 80
-    assert ops.nms(boxes[:0], scores[:0], 0.3, offset=offset)[1].shape == (0,)
+    for function in (ops.nms, ops.soft_nms):
+        dets, keep = function(boxes[:0], scores[:0], 0.3, offset=offset)
+        assert dets.shape == (0, 5) and keep.shape == (0,)
 
 
 def test_nms_compares_in_float32():
@@ -121,10 +123,14 @@ def test_roi_pool_by_its_definition():
     rois = random_rois(8, torch.float64)
     rois[0, 1:] = torch.tensor([-30.0, -30, 5, 90])  # outside, in part
     rois[1, 1:] = torch.tensor([90.0, 90, 99, 99])  # outside
+    rois[2, 1:] = torch.tensor([23.0, 20, 21.0, 40])  # malformed
     scale, (height, width) = 0.25, (4, 3)
     found = ops.roi_pool(x, rois, (height, width), scale)
     for k, (image, x1, y1, x2, y2) in enumerate(rois.tolist()):
         x1, y1, x2, y2 = x1 * scale, y1 * scale, (x2 + 1) * scale, (y2 + 1) * scale
+        if x2 <= x1:
+            assert found[k].abs().max() == 0
+            continue
         for i in range(height):
             for j in range(width):
                 step_y, step_x = (y2 - y1) / height, (x2 - x1) / width
