@@ -101,7 +101,8 @@ def _norm_factors(
 @triton.jit
 def _load_pooled_row(x, start, row, column, height, width, channel, channels):
     """Return a row's sums over three columns, and the row."""
-    inside = (channel < channels)[None, :] & (row >= 0) & (row < height)
+    rows = row + 0 * channel  # Triton 3.9's interpreter makes no mask with a number
+    inside = ((channel < channels) & (rows >= 0) & (rows < height))[None, :]
     at = x + (start + row * width + column)[:, None] * channels + channel[None, :]
     left = (column > 0) & (column < width)
     right = column < width - 1
@@ -148,7 +149,9 @@ def _pool_mix(
         pooled = (above + here + below) / count[:, None]
         mixed = (keep * value + factor * pooled).to(y.dtype.element_ty)
         offset = (start + row * width + column)[:, None] * channels + channel[None, :]
-        mask = (column < width)[:, None] & known[None, :] & (row < height)
+        mask = (column < width)[:, None] & (known & (row + 0 * channel < height))[
+            None, :
+        ]
         tl.store(y + offset, mixed, mask)
         mixed = tl.where(mask, mixed.to(tl.float32), 0.0)
         total += mixed
