@@ -1,14 +1,16 @@
 """Every config runs: two training steps, a checkpoint, and a test with its metric.
 
-A config is reduced in data, image size, number of steps and, in two-stage detectors,
-regions of an image; its model, losses, optimizer, schedules, samplers, hooks and metric
-stay its own. The weights are random.
+A config is reduced in data, image size, number of steps, blocks of a stage (but for the
+quick ones; test_configs.py builds all at full depth) and, in two-stage detectors,
+regions of an image; the rest of its model, losses, optimizer, schedules, samplers,
+hooks and metric stay its own. The weights are random.
 """
 
 import functools
 import gc
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import mmengine.runner.runner
@@ -17,6 +19,7 @@ import torch
 import yaml
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
+from mmengine.registry import MODELS
 from mmengine.utils import ManagerMixin
 
 from mmmeta.datasets import make_shapes
@@ -34,6 +37,8 @@ QUICK = {
     'configs/classification/poolformer_s12.py',
 }
 STEPS, BATCH, TEST_IMAGES, REGIONS = 2, 2, 2, 16
+# Of the third stage four, which are one cycle of UniFormer's hybrid attention.
+MOST_BLOCKS = (1, 1, 4, 1)
 # What the sides of images are divided by: 1333x800; 512x512; 224x224 and 384x384.
 FACTORS = {'mmdet': 12, 'mmseg': 8, 'mmpretrain': 4}
 
@@ -125,6 +130,12 @@ def shrink_pipeline(steps: list, factor: int) -> None:
         shrink_pipeline(step.get('transforms', []), factor)
 
 
+def shrink_backbone(backbone: ConfigDict) -> None:
+    row = asdict(MODELS.get(backbone.type).archs[backbone.arch])
+    row['depths'] = [*map(min, row['depths'], MOST_BLOCKS)]
+    backbone.arch = row
+
+
 def shrink_model(model: ConfigDict, factor: int) -> None:
     model.backbone.init_cfg = None  # no downloads
     if 'size' in model.data_preprocessor:
@@ -153,6 +164,8 @@ def reduced(path: str) -> Config:
     cfg = Config(cfg.to_dict(), filename=cfg.filename, format_python_code=False)
     factor = 2 if path.endswith('_shapes.py') else FACTORS[cfg.default_scope]
     shrink_model(cfg.model, factor)
+    if path not in QUICK:
+        shrink_backbone(cfg.model.backbone)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
         loader.batch_size = min(loader.batch_size, BATCH)
