@@ -61,9 +61,10 @@ class MapLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == 'cpu' and not x.requires_grad:
-            # PyTorch's channels_last kernel crashes in the backward pass of an input
-            # without gradient, such as the output of a frozen stage.
-            x = x.contiguous() if self.weight.requires_grad and self.training else x
+            # The channels_last kernel of PyTorch 2.13 and older crashes in the backward
+            # pass of an input without gradient, such as the output of a frozen stage.
+            trains = self.weight.requires_grad and torch.is_grad_enabled()
+            x = x.contiguous() if trains else x
         return F.group_norm(x, 1, self.weight, self.bias, self.eps)
 
     extra_repr = ChannelLayerNorm.extra_repr
