@@ -16,7 +16,8 @@ in its pixels; boxes (N, 4), x1, y1, x2, y2 in pixels.
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from torch import Tensor
 
 OPS = torch.ops.torchvision
 READS_STRIDES = True  # of maps in any memory format; see mmmeta/ops/layout.py
+# What is worth a thread of its own: channels, and numbers in all.
+LEAST_CHANNELS, MANY = 32, 2**20
 COMPILED = (
     'a compiled mmcv has it: pip install --no-build-isolation --no-deps '
     '--force-reinstall --no-binary :all: onedl-mmcv, with a C++ compiler, beside torch'
@@ -191,13 +194,35 @@ def _roi_align_sizes(options: dict[str, Any]) -> tuple[tuple, tuple]:
     return _pick(options, names), _pick(options, 'sampling_ratio aligned')
 
 
+def _by_channels(
+    call: Callable[[Tensor], Tensor], given: Tensor, target: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield parts of `target`'s channels with what `call` makes of those of `given`.
+
+    Of large maps on a CPU in several threads: torchvision's kernels use one.
+    """
+    threads = min(torch.get_num_threads(), given.shape[1] // LEAST_CHANNELS)
+    if threads < 2 or given.device.type != 'cpu' or target.numel() < MANY:
+        yield target, call(given)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(call, given.chunk(threads, 1))
+        yield from zip(target.chunk(threads, 1), found, strict=True)
+
+
 def roi_align_forward(
     input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor,
     **options: Any,
 ) -> None:  # fmt: skip
     """Write the means of regions (1703.06870) into `output` (K, C, height, width)."""
     sizes, sampling = _roi_align_sizes(options)
-    output.copy_(OPS.roi_align(*_wide(input, rois), *sizes, *sampling))
+    wide, rois = _wide(input.detach(), rois)
+
+    def align(part: Tensor) -> Tensor:
+        return OPS.roi_align(part, rois, *sizes, *sampling)
+
+    for target, found in _by_channels(align, wide, output):
+        target.copy_(found)
 
 
 def roi_align_backward(
@@ -206,9 +231,15 @@ def roi_align_backward(
 ) -> None:  # fmt: skip
     """Add the gradient of the maps to `grad_input` (B, C, H, W)."""
     sizes, sampling = _roi_align_sizes(options)
-    grad, rois = _wide(grad_output, rois)
-    shape = grad_input.shape
-    grad_input += OPS._roi_align_backward(grad, rois, *sizes, *shape, *sampling)
+    grad, rois = _wide(grad_output.detach(), rois)
+    b, _, h, w = grad_input.shape
+
+    def spread(part: Tensor) -> Tensor:
+        shape = b, part.shape[1], h, w
+        return OPS._roi_align_backward(part, rois, *sizes, *shape, *sampling)
+
+    for target, found in _by_channels(spread, grad, grad_input):
+        target += found
 
 
 def roi_pool_forward(

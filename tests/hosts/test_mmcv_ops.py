@@ -118,6 +118,25 @@ def test_regions_of_maps_in_any_memory_and_dtype(op):
         torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
 
 
+@pytest.mark.parametrize('inference', [False, True])
+def test_regions_of_large_maps_are_cut_in_several_threads(inference, monkeypatch):
+    x, rois = torch.randn(2, 80, 90, 100), random_rois(70)
+    rois[:, 1:] *= 4
+    sizes = dict(aligned_height=14, aligned_width=14, spatial_scale=0.25)
+    options = dict(sizes, sampling_ratio=0, pool_mode=1, aligned=True)
+    results = []
+    for threads in (1, 2):
+        monkeypatch.setattr(torch, 'get_num_threads', lambda n=threads: n)
+        with torch.inference_mode(inference):
+            output, grad, none = x.new_zeros(70, 80, 14, 14), x * 0, x.new_zeros(0)
+            _ext.roi_align_forward(x, rois, output, none, none, **options)
+            _ext.roi_align_backward(output, rois, none, none, grad, **options)
+        results.append((output.clone(), grad.clone()))
+    assert output.numel() > _ext.MANY and x.numel() > _ext.MANY
+    torch.testing.assert_close(*results)
+    assert results[0][0].std() > 0.1 and results[0][1].std() > 0.1
+
+
 def test_roi_pool_by_its_definition():
     x = torch.randn(2, 3, 14, 17, dtype=torch.float64)
     rois = random_rois(8, torch.float64)
