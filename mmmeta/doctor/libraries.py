@@ -104,9 +104,9 @@ def _check_library(
 
 def _describe(name: str, probe: dict[str, Any], packages: Packages) -> str:
     if name == 'operators':
-        # Which are in use, and that they work.
-        own = f'{owners("mmcv", packages)[0]} has none of its own'
-        kind = 'compiled' if probe['compiled'] else f"torchvision's, since {own}"
+        mmcv = next(iter(owners('mmcv', packages)), 'mmcv')
+        kind = f"torchvision's, since {mmcv} has none of its own"
+        kind = 'compiled' if probe['compiled'] else kind
         return f'{kind}; nms is right on {" and ".join(probe["devices"])}'
     owner = owners(name, packages)
     # Of a distribution by another name, such as a fork's, the name says more.

@@ -286,7 +286,7 @@ def roi_pool_backward(
     plane = rois[:, 0].long()[:, None] * channels
     plane = plane + torch.arange(channels, device=rois.device)
     place = plane[..., None, None] * size + argmax.clamp(min=0)
-    grad = grad_output.masked_fill(argmax < 0, 0).flatten()
+    grad = _wide(grad_output)[0].masked_fill(argmax < 0, 0).flatten()
     summed = grad.new_zeros(grad_input.numel()).index_add_(0, place.flatten(), grad)
     grad_input += summed.view(grad_input.shape)
 
@@ -384,9 +384,10 @@ def ms_deform_attn_forward(
     """
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-    return multi_scale_deformable_attn_pytorch(
-        value, value_spatial_shapes, sampling_locations, attention_weights
-    )
+    dtype = value.dtype
+    value, *rest = _wide(value, sampling_locations, attention_weights)
+    found = multi_scale_deformable_attn_pytorch(value, value_spatial_shapes, *rest)
+    return found.to(dtype)
 
 
 def ms_deform_attn_backward(
@@ -499,12 +500,9 @@ def softmax_focal_loss_backward(
 
 
 def _carafe(
-    masks: Tensor,
-    size: torch.Size,
-    kernel_size: int,
-    group_size: int,
+    masks: Tensor, size: torch.Size, kernel_size: int, group_size: int,
     scale_factor: int,
-) -> tuple[Callable[[Tensor], list[Tensor]], Tensor, tuple[int, ...]]:
+) -> tuple[Callable[[Tensor], list[Tensor]], Tensor, tuple[int, ...]]:  # fmt: skip
     """Return a function that lists views of a padded map, one a tap, weights, a shape.
 
     Axes are (B, group, channel or tap, H, up, W, up).
@@ -529,6 +527,7 @@ def carafe_naive_forward(
 
     `masks` are (B, group_size * kernel_size ** 2, H * scale_factor, W * scale_factor).
     """
+    features, masks = _wide(features, masks)
     shifts, weights, shape = _carafe(masks, features.shape, **sizes)
     total = features.new_zeros(shape)
     margin = sizes['kernel_size'] // 2
@@ -542,8 +541,9 @@ def carafe_naive_backward(
     grad_masks: Tensor, **sizes: int,
 ) -> None:  # fmt: skip
     """Add the gradients of features and masks to the tensors for them."""
+    grad, features, masks = _wide(grad_output, features, masks)
     shifts, weights, shape = _carafe(masks, features.shape, **sizes)
-    grad = grad_output.reshape(shape)
+    grad = grad.reshape(shape)
     margin = sizes['kernel_size'] // 2
     padded = F.pad(features, [margin] * 4)
     grad_padded, grad_weights = torch.zeros_like(padded), torch.empty_like(weights)

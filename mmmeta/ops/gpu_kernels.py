@@ -149,9 +149,8 @@ def _pool_mix(
         pooled = (above + here + below) / count[:, None]
         mixed = (keep * value + factor * pooled).to(y.dtype.element_ty)
         offset = (start + row * width + column)[:, None] * channels + channel[None, :]
-        mask = (column < width)[:, None] & (known & (row + 0 * channel < height))[
-            None, :
-        ]
+        inside = known & (row + 0 * channel < height)
+        mask = (column < width)[:, None] & inside[None, :]
         tl.store(y + offset, mixed, mask)
         mixed = tl.where(mask, mixed.to(tl.float32), 0.0)
         total += mixed

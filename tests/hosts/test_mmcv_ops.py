@@ -250,6 +250,42 @@ def test_carafe(kernel, groups, up):
     )
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_float32(dtype):
+    """Also where one input is wider, as under autocast."""
+
+    def check(function, *inputs):
+        wide = [x.to(dtype).float().requires_grad_() for x in inputs]
+        low = [x.detach().to(dtype).requires_grad_() for x in wide]
+        mixed = [low[0], *wide[1:]]
+        expected = function(*wide)
+        assert expected.std() > 0.1
+        grad = torch.randn_like(expected).to(dtype).float()
+        grads = torch.autograd.grad(expected, wide, grad)
+        for others in (low, mixed):
+            found = function(*others)
+            assert found.dtype == dtype
+            assert torch.equal(found, expected.to(dtype))
+            back = torch.autograd.grad(found, others, grad.to(dtype))
+            for a, b in zip(back, grads, strict=True):
+                torch.testing.assert_close(a.float(), b, atol=0.02, rtol=0.02)
+
+    x, masks = torch.randn(1, 4, 5, 6), torch.rand(1, 2 * 9, 10, 12)
+    check(lambda x, m: ops.carafe(x, m, 3, 2, 2), x, masks)
+    rois = random_rois(30) / 4
+    rois[:, 0] = 0
+    check(lambda x: ops.roi_pool(x, rois, 3, 0.5), torch.randn(1, 4, 12, 12))
+    shapes, start = torch.tensor([[4, 5], [2, 3]]), torch.tensor([0, 20])
+    value = torch.randn(2, 26, 2, 3)
+    places, weights = torch.rand(2, 4, 2, 2, 2, 2), torch.rand(2, 4, 2, 2, 2)
+    function = ops.multi_scale_deform_attn.MultiScaleDeformableAttnFunction.apply
+    places = places.to(dtype).float()
+    check(
+        lambda v, w: function(v, shapes, start, places.to(v.dtype), w, 64),
+        *(value, weights),
+    )
+
+
 def test_masked_convolution():
     layer = ops.MaskedConv2d(3, 5, (3, 1), padding=(1, 0))
     x = torch.randn(1, 3, 6, 7)
