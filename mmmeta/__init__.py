@@ -44,7 +44,7 @@ if _command not in (['mmmeta', 'doctor'], ['-m', 'doctor']):
 _LAZY = {
     'create_model': 'mmmeta.models.build',
     'list_models': 'mmmeta.weights.zoo',
-    'optimize': 'mmmeta.ops.optimize',
+    'optimize': 'mmmeta.optimized.optimize',
 }
 
 

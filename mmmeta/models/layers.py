@@ -6,14 +6,13 @@ float16, in any memory format.
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmmeta.ops import onednn
-from mmmeta.ops.eager import may_overwrite
+from mmmeta.ops.norms import map_norm
 
 
 class ChannelLayerNorm(nn.Module):
@@ -60,12 +59,7 @@ class MapLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == 'cpu' and not x.requires_grad:
-            # The channels_last kernel of PyTorch 2.13 and older crashes in the backward
-            # pass of an input without gradient, such as the output of a frozen stage.
-            trains = self.weight.requires_grad and torch.is_grad_enabled()
-            x = x.contiguous() if trains else x
-        return F.group_norm(x, 1, self.weight, self.bias, self.eps)
+        return map_norm(x, self.weight, self.bias, self.eps)
 
     extra_repr = ChannelLayerNorm.extra_repr
 
@@ -129,14 +123,6 @@ class StarReLU(nn.Module):
         x = torch.addcmul(self.bias.float(), self.scale.float(), x.float().square())
         return x.clamp(-FLOAT16_MAX, FLOAT16_MAX).to(torch.float16)
 
-    def forward_(self, x: Tensor) -> Tensor:
-        """Compute in the memory of x, on a CPU, without gradients."""
-        return self(x) if x.dtype == torch.float16 else self.square_(x.relu_())
-
-    def square_(self, x: Tensor) -> Tensor:
-        """Do what comes behind the ReLU, likewise."""
-        return torch.addcmul(self.bias, x, x, value=self.scale.item(), out=x)
-
 
 @functools.cache  # once a process
 def _warn_of_float16() -> None:
@@ -155,47 +141,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     'StarReLU': StarReLU,
     'Identity': nn.Identity,
 }
-
-
-IN_PLACE: dict[type[nn.Module], Callable[[nn.Module, Tensor], Tensor]] = {
-    nn.GELU: lambda act, x: torch.ops.aten.gelu_(x, approximate=act.approximate),
-    nn.ReLU: lambda act, x: x.relu_(),
-    nn.SiLU: lambda act, x: F.silu(x, inplace=True),
-    StarReLU: StarReLU.forward_,
-}
-
-
-def pointwise(layer: nn.Module, x: Tensor) -> Tensor:
-    """Return layer(x) of a pointwise convolution, in inference as a matrix product."""
-    if onednn.serves(x, [layer]):
-        return onednn.pointwise(x, layer.weight, layer.bias, 'none')
-    return layer(x)
-
-
-def post_op(act: nn.Module) -> str | None:
-    """Return what oneDNN does of an activation: all, nothing, or StarReLU's ReLU."""
-    return 'relu' if type(act) is StarReLU else onednn.post_op(act)
-
-
-def activate(act: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
-    """Return act(layer(x)) of a pointwise convolution.
-
-    In inference on a CPU in the memory of the layer's output, or by one operator.
-
-    Args:
-        act: The activation.
-        layer: The layer before it.
-        x: The layer's input.
-    """
-    done = post_op(act)
-    if done and onednn.serves(x, [layer], act):
-        y = onednn.pointwise(x, layer.weight, layer.bias, done)
-        return act.square_(y) if type(act) is StarReLU else y
-    y = layer(x)
-    in_place = IN_PLACE.get(type(act))
-    if in_place and type(layer) is nn.Conv2d and may_overwrite(y, layer, act):
-        return in_place(act, y)
-    return act(y)
 
 
 def build_act(name: str) -> nn.Module:

@@ -20,15 +20,12 @@ from mmengine.model import BaseModule
 from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from mmmeta.models.arch import NUM_STAGES, Arch, override, per_stage, resolve_arch
-from mmmeta.models.layers import MapLayerNorm, build_downsample, build_norm, post_op
-from mmmeta.models.mlp import Mlp, add_mlp
-from mmmeta.models.token_mixers import Attention, Pooling, build_token_mixer
-from mmmeta.ops import onednn
-from mmmeta.ops.branches import PooledBranch, RecomputedMlp
-from mmmeta.ops.eager import may_overwrite, runs_eagerly
+from mmmeta.models.layers import build_downsample, build_norm
+from mmmeta.models.mlp import Mlp
+from mmmeta.models.token_mixers import Attention, build_token_mixer
+from mmmeta.ops.autograd import recompute, run_modules
 from mmmeta.ops.layout import hand_on
 from mmmeta.registry import MODELS
 from mmmeta.weights.init import init_weights
@@ -80,93 +77,16 @@ class MetaFormerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.pos_embed is not None:
             x = x + self.pos_embed(x)
-        return self._add_mlp(self._add_mixed(x))
-
-    def _add_mixed(self, x: Tensor) -> Tensor:
-        norm, mixer, scale = self.norm1, self.token_mixer, self.layer_scale1
-        if (
-            type(mixer) is Pooling
-            and type(norm) is MapLayerNorm
-            and x.device.type == 'cpu'
-            and runs_eagerly(norm, mixer)
-        ):
-            return PooledBranch.apply(
-                shortcut(x, self.res_scale1),
-                x,
-                norm.weight,
-                norm.bias,
-                scale,
-                self._keep(x),
-                norm.eps,
-                mixer.pool_size,
-            )
-        branch = self.drop_path(mixer(norm(x)))
-        return residual(shortcut(x, self.res_scale1), branch, scale)
-
-    def _add_mlp(self, x: Tensor) -> Tensor:
-        norm, mlp, scale = self.norm2, self.mlp, self.layer_scale2
-        if (
-            self.recompute_mlp
-            and torch.is_grad_enabled()
-            and not isinstance(norm, _BatchNorm)  # it would see each batch twice
-            and runs_eagerly(norm, mlp.fc1, mlp.act, mlp.fc2)
-        ):
-            head = nn.Sequential(norm, mlp.fc1, mlp.act)
-            return RecomputedMlp.apply(
-                head,
-                shortcut(x, self.res_scale2),
-                x,
-                scale,
-                self._keep(x),
-                mlp.fc2.weight,
-                mlp.fc2.bias,
-                *head.parameters(),
-            )
-        if self._mlp_by_onednn(x):
-            return add_mlp(x, norm, mlp, self.res_scale2, scale)
-        branch = self.drop_path(mlp(norm(x)))
-        ours = type(mlp) is Mlp and may_overwrite(branch, mlp, mlp.fc2, self.drop_path)
-        return residual(shortcut(x, self.res_scale2), branch, scale, ours)
-
-    def _mlp_by_onednn(self, x: Tensor) -> bool:
-        mlp, drop_path = self.mlp, self.drop_path
-        return (
-            type(mlp) is Mlp
-            and not (self.training and isinstance(drop_path, DropPath))
-            and post_op(mlp.act) is not None
-            and onednn.serves(
-                x, [mlp.fc1, mlp.fc2], self.norm2, mlp, mlp.act, drop_path
-            )
-        )
-
-    def _keep(self, x: Tensor) -> Tensor | None:
-        """Return what drop path multiplies each sample's branch with, (B, 1, 1, 1)."""
-        if not self.training or isinstance(self.drop_path, nn.Identity):
-            return None
-        return self.drop_path(x.new_ones(len(x), 1, 1, 1))
+        mixed = self.drop_path(self.token_mixer(self.norm1(x)))
+        x = scaled(x, self.res_scale1) + scaled(mixed, self.layer_scale1)
+        run = recompute if self.recompute_mlp else run_modules
+        hidden = self.drop_path(run(x, self.norm2, self.mlp))
+        return scaled(x, self.res_scale2) + scaled(hidden, self.layer_scale2)
 
 
-def shortcut(x: Tensor, res_scale: Tensor | None) -> Tensor:
-    """Return `res_scale * x`, the scale of shape (C,) or None."""
-    return x if res_scale is None else x * res_scale.view(-1, 1, 1)
-
-
-def residual(
-    x: Tensor, branch: Tensor, layer_scale: Tensor | None, overwrite: bool = False
-) -> Tensor:
-    """Return `x + layer_scale * branch`, the scale of shape (C,) or None.
-
-    With `overwrite` it may be returned in the memory of `branch`.
-    """
-    if layer_scale is None:
-        return branch.add_(x) if overwrite and branch.dtype == x.dtype else x + branch
-    layer_scale = layer_scale.view(-1, 1, 1)
-    if torch.compiler.is_compiling():
-        # Inductor folds the product into the convolution before, the sum too.
-        return x + branch * layer_scale
-    alike = x.dtype == branch.dtype == layer_scale.dtype
-    out = branch if overwrite and alike else None
-    return torch.addcmul(x, branch, layer_scale, out=out)
+def scaled(x: Tensor, scale: Tensor | None) -> Tensor:
+    """Return `scale * x` for a scale of shape (C,), x itself for None."""
+    return x if scale is None else x * scale.view(-1, 1, 1)
 
 
 class MetaFormerStage(nn.Module):
@@ -180,6 +100,7 @@ class MetaFormerStage(nn.Module):
         with_cp: How many blocks, from the first, recompute their activations in
             the backward pass instead of keeping them.
         recompute_mlp: As for `MetaFormerBlock`.
+        block: Class of the blocks. Default: `MetaFormerBlock`.
     """
 
     def __init__(
@@ -190,6 +111,7 @@ class MetaFormerStage(nn.Module):
         drop_path: Sequence[float],
         with_cp: int = 0,
         recompute_mlp: bool = False,
+        block: type[MetaFormerBlock] = MetaFormerBlock,
     ) -> None:
         super().__init__()
         self.with_cp = with_cp
@@ -197,17 +119,15 @@ class MetaFormerStage(nn.Module):
             arch.downsample[stage], in_dim, arch.dims[stage]
         )
         self.blocks = nn.ModuleList(
-            MetaFormerBlock(arch, stage, i, rate, recompute_mlp)
+            block(arch, stage, i, rate, recompute_mlp)
             for i, rate in enumerate(drop_path)
         )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.downsample(x)
         for i, block in enumerate(self.blocks):
-            if i < self.with_cp and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            run = recompute if i < self.with_cp and self.training else run_modules
+            x = run(x, block)
         return x
 
 
@@ -252,9 +172,10 @@ class MetaFormer(BaseModule):
             True for all blocks, or four counts of blocks, one a stage.
             Default: False.
         recompute_mlp: Recompute only the hidden maps of the MLPs, most of what a
-            training step keeps, at a fraction of the time; not where the MLP's norm is
-            a batch norm, and not in a compiled model, whose compiler chooses.
-            Default: False.
+            training step keeps, at a fraction of the time. Default: False.
+        fast: Let plain inference on a CPU go through `mmmeta.models.fast`, with the
+            same parameters and results. False builds the plain blocks. None: what the
+            environment variable MMMETA_FAST says (1 or 0; unset is 1). Default: None.
         init_cfg: MMEngine's initialisation config.
             `dict(type='Pretrained', checkpoint=...)` loads strictly, in any layout
             that `mmmeta.weights` knows. Default: None.
@@ -283,6 +204,7 @@ class MetaFormer(BaseModule):
         norm_eval: bool = False,
         with_cp: bool | Sequence[int] = False,
         recompute_mlp: bool = False,
+        fast: bool | None = None,
         init_cfg: Mapping | Sequence[Mapping] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -304,13 +226,19 @@ class MetaFormer(BaseModule):
         self.norm_eval = norm_eval
 
         blocks = _blocks_to_checkpoint(with_cp, self.arch)
-        self._build_stages(drop_path_rate, blocks, recompute_mlp)
-        self._build_norms(out_norm, _read_fork_last3(fork_last3))
+        block = _block_class(_read_switch('MMMETA_FAST', fast, default=True))
+        self._build_stages(drop_path_rate, blocks, recompute_mlp, block)
+        last3 = _read_switch('FORK_LAST3', fork_last3, default=False)
+        self._build_norms(out_norm, last3)
         self.reset_parameters()
         self._freeze()
 
     def _build_stages(
-        self, drop_path_rate: float, with_cp: Sequence[int], recompute_mlp: bool
+        self,
+        drop_path_rate: float,
+        with_cp: Sequence[int],
+        recompute_mlp: bool,
+        block: type[MetaFormerBlock],
     ) -> None:
         last = max(sum(self.arch.depths) - 1, 1)
         rates = [drop_path_rate * k / last for k in range(sum(self.arch.depths))]
@@ -321,7 +249,7 @@ class MetaFormer(BaseModule):
             stage_rates = rates[start : start + self.arch.depths[i]]
             self.stages.append(
                 MetaFormerStage(
-                    self.arch, i, in_dim, stage_rates, with_cp[i], recompute_mlp
+                    self.arch, i, in_dim, stage_rates, with_cp[i], recompute_mlp, block
                 )
             )
             in_dim = self.arch.dims[i]
@@ -464,15 +392,26 @@ def _blocks_to_checkpoint(with_cp: bool | Sequence[int], arch: Arch) -> tuple:
     return per_stage(list(with_cp), 'with_cp')
 
 
-def _read_fork_last3(fork_last3: bool | None) -> bool:
-    if fork_last3 is not None:
-        return bool(fork_last3)
-    value = os.environ.get('FORK_LAST3', '').strip().lower()
-    if value in ('', '0', 'false', 'no', 'off'):
+def _block_class(fast: bool) -> type[MetaFormerBlock]:
+    if not fast:
+        return MetaFormerBlock
+    from mmmeta.models.fast import FastBlock  # which builds on this file
+
+    return FastBlock
+
+
+def _read_switch(variable: str, value: bool | None, default: bool) -> bool:
+    """Return `value`, or for None what an environment variable says."""
+    if value is not None:
+        return bool(value)
+    text = os.environ.get(variable, '').strip().lower()
+    if text == '':
+        return default
+    if text in ('0', 'false', 'no', 'off'):
         return False
-    if value in ('1', 'true', 'yes', 'on'):
+    if text in ('1', 'true', 'yes', 'on'):
         return True
-    raise ValueError(f'the environment variable FORK_LAST3 must be 1 or 0, got {value}')
+    raise ValueError(f'the environment variable {variable} must be 1 or 0, got {text}')
 
 
 def _check_images(x: Tensor, channels: int) -> None:

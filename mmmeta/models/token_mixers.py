@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmmeta.models.layers import activate, build_act, pointwise
+from mmmeta.models.layers import build_act
 from mmmeta.registry import TOKEN_MIXERS
 
 
@@ -160,8 +160,7 @@ class SepConv(nn.Module):
         self.pwconv2 = nn.Conv2d(hidden, dim, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.dwconv(activate(self.act1, self.pwconv1, x))
-        return pointwise(self.pwconv2, x)
+        return self.pwconv2(self.dwconv(self.act1(self.pwconv1(x))))
 
 
 @TOKEN_MIXERS.register_module()
@@ -198,16 +197,22 @@ class Attention(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = x.shape
+        height, width = x.shape[2:]
         if self.window_size is not None:
             x = pad_to_multiple(x, self.window_size)
-        padded = x.shape
-        x = pointwise(self.qkv, x)
-        tokens = partition(x, self.window_size)
-        qkv = tokens.unflatten(2, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(*qkv.unbind(0))
-        x = merge(x.transpose(1, 2).flatten(2), self.window_size, padded)
-        return pointwise(self.proj, x[:, :, : shape[2], : shape[3]])
+        x = self.attend(self.qkv(x))
+        return self.proj(x[:, :, :height, :width])
+
+    def attend(self, qkv: Tensor) -> Tensor:
+        """Return softmax(q k^T / sqrt(head_dim)) v, (B, C, H, W).
+
+        Args:
+            qkv: (B, 3 * C, H, W), padded to whole windows.
+        """
+        tokens = partition(qkv, self.window_size)
+        heads = tokens.unflatten(2, (3, -1, self.head_dim)).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(*heads.unbind(0))
+        return merge(x.transpose(1, 2).flatten(2), self.window_size, qkv.shape)
 
     def extra_repr(self) -> str:
         return f'head_dim={self.head_dim}, window_size={self.window_size}'

@@ -1,4 +1,4 @@
-"""What the pooling branch does with a map: pool(x) - x, its transpose, its mixture.
+"""What the pooling branch does with a map: pool(x) - x, and its mixture.
 
 Pooling is the average over the positions of a window that are inside the map, at stride
 1. On a CPU oneDNN's depthwise convolution sums the 3x3 windows of a large map in half
@@ -25,20 +25,6 @@ def pool_apart(x: Tensor, size: int) -> Tensor:
         scale = x.new_ones(x.shape[1], 1, 1)
         return _convolve(x, -scale, scale)
     return F.avg_pool2d(x, size, 1, size // 2, count_include_pad=False).sub_(x)
-
-
-def pool_apart_transposed(x: Tensor, size: int) -> Tensor:
-    """Return what the transpose of `pool_apart` makes of x, such as a gradient."""
-    if x.dtype == torch.float32 and _sums_by_convolution(x, size):
-        weighted = x.clone()  # by nine over the number of positions
-        for edge in (0, -1):
-            weighted[:, :, edge] *= 1.5
-            weighted[:, :, :, edge] *= 1.5
-        ninths = x.new_full((x.shape[1], 1, 3, 3), 1 / 9)
-        return onednn.depthwise(weighted, ninths).sub_(x)
-    window = [size, size], [1, 1], [size // 2, size // 2]
-    pooled = torch.ops.aten.avg_pool2d_backward(x, x, *window, False, False, None)
-    return pooled.sub_(x)
 
 
 def mix_pooled(
@@ -78,7 +64,7 @@ def _convolve(x: Tensor, own: Tensor, scale: Tensor) -> Tensor:
     """`own * x + scale * pool(x)` in one sweep, each (C, 1, 1)."""
     kernel = (scale / 9).repeat(1, 3, 3).unsqueeze(1)
     kernel[:, :, 1, 1] += own[..., 0]
-    return _mend_border(onednn.depthwise(x, kernel), x, own)
+    return _mend_border(onednn.convolve(x, kernel, None, _depthwise(x)), x, own)
 
 
 def _mix_in_bfloat16(x: Tensor, scale: Tensor, res_scale: Tensor | None) -> Tensor:
@@ -92,7 +78,13 @@ def _mix_in_bfloat16(x: Tensor, scale: Tensor, res_scale: Tensor | None) -> Tens
     kernel[:, :, 1, 1] *= -8
     out = x.clone() if res_scale is None else x * res_scale
     own = (1 if res_scale is None else res_scale) - 9 * ninth.float()
-    return _mend_border(onednn.add_depthwise_(out, x, kernel), x, own)
+    return _mend_border(
+        onednn.add_convolved_(out, x, kernel, None, _depthwise(x)), x, own
+    )
+
+
+def _depthwise(x: Tensor) -> tuple:
+    return [1, 1], [1, 1], [1, 1], x.shape[1]
 
 
 def _mend_border(mixed: Tensor, x: Tensor, own: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ A norm over whole maps is one affine map for each sample, y = rstd * (x - mean) 
 + bias, so it is computed where the map is read anyway. With s = layer_scale * weight *
 rstd, r the scale of the shortcut and W = fc1.weight * norm2.weight,
 
-    branch 1:  r * x + s * (pool(x) - x)          mean and bias cancel, as in `fused`
+    branch 1:  r * x + s * (pool(x) - x)          mean and bias cancel, as in `blocks`
     branch 2:  r * x + fc2(act(rstd * (W x) + shift))
                shift = fc1.bias + fc1.weight norm2.bias - rstd * mean * (W 1)
 
@@ -30,6 +30,7 @@ from mmmeta.ops.gpu_kernels import (
     norm_factors,
     pool_mix,
 )
+from mmmeta.optimized.blocks import is_foldable
 
 ACTS = {nn.GELU: 'gelu', StarReLU: 'star', nn.Identity: 'none'}
 
@@ -151,6 +152,8 @@ class Blocks(nn.Module):
 def is_supported(block: nn.Module) -> bool:
     """Whether `Blocks` can compute a block."""
     if not isinstance(block, MetaFormerBlock) or block.pos_embed is not None:
+        return False
+    if not is_foldable(block):
         return False
     mixer, act = block.token_mixer, block.mlp.act
     pools = type(mixer) is Pooling and mixer.pool_size == 3

@@ -12,8 +12,8 @@ from torch import nn
 import mmmeta
 from mmmeta.errors import UserError
 from mmmeta.models import FAMILIES, MetaFormer
-from mmmeta.ops.openvino import KEPT
 from mmmeta.ops.statistics import map_statistics
+from mmmeta.optimized.openvino import KEPT
 from mmmeta.registry import TOKEN_MIXERS
 
 SHALLOW = dict(depths=(1, 2, 2, 1), dims=(32, 64, 128, 192))

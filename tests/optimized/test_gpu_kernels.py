@@ -74,7 +74,7 @@ def test_the_kernels_compile_for_a_gpu(dtype, tmp_path, monkeypatch):
 
 
 def test_which_stages_get_kernels():
-    from mmmeta.ops.gpu_blocks import Blocks, to_triton
+    from mmmeta.optimized.gpu_blocks import Blocks, to_triton
 
     def stages(backbone):
         with torch.no_grad():

@@ -14,7 +14,7 @@ from torch import Tensor
 import mmmeta  # noqa: F401  registers the families
 from mmmeta.models import MetaFormer
 from mmmeta.ops import gpu_kernels as kernels
-from mmmeta.ops.gpu_blocks import to_triton
+from mmmeta.optimized.gpu_blocks import to_triton
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Neither sizes nor channels need to be multiples of a tile's.

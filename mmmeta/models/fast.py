@@ -1,0 +1,132 @@
+"""The block of `metaformer.py` for plain inference on a CPU, with the same parameters.
+
+It gives the same numbers by fewer sweeps over memory: oneDNN does an activation in the
+convolution before it, and takes the pointwise convolutions of small maps as matrix
+products; what comes after is written into maps that only this file has seen. Nothing is
+cached, so nothing goes stale.
+
+When it may act is said in `mmmeta.ops.guards`; the classes it knows are in `KNOWN`.
+Anything else (a hook, a layer of the user's own, gradients, tracing, ...) goes through
+`MetaFormerBlock`, and `fast=False` builds that.
+"""
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from mmmeta.models.layers import ChannelLayerNorm, MapLayerNorm, StarReLU
+from mmmeta.models.metaformer import MetaFormerBlock
+from mmmeta.models.mlp import Mlp
+from mmmeta.models.token_mixers import (
+    Attention,
+    Identity,
+    Pooling,
+    RandomMixing,
+    SepConv,
+    pad_to_multiple,
+)
+from mmmeta.ops import guards, onednn
+
+
+class FastBlock(MetaFormerBlock):
+    """A `MetaFormerBlock` that is faster where nobody can tell the difference."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._may_act(x):
+            return super().forward(x)
+        if self.pos_embed is not None:
+            x = self.pos_embed(x).add_(x)
+        y, ours = mix(self.token_mixer, self.norm1(x))
+        x = residual(x, y, self.res_scale1, self.layer_scale1, ours)
+        y = pointwise(
+            self.mlp.fc2, activated(self.mlp.act, self.mlp.fc1, self.norm2(x))
+        )
+        return residual(x, y, self.res_scale2, self.layer_scale2, True)
+
+    def _may_act(self, x: Tensor) -> bool:
+        return (
+            guards.may_stand_in(self, x, KNOWN)
+            and onednn.is_available()
+            and x.dtype in onednn.dtypes()
+            and not (self.training and isinstance(self.drop_path, DropPath))
+        )
+
+
+KNOWN = guards.remember(
+    (
+        *(FastBlock, Mlp, DropPath, nn.Identity, nn.Conv2d),
+        *(Attention, Identity, Pooling, RandomMixing, SepConv),
+        *(ChannelLayerNorm, MapLayerNorm, nn.BatchNorm2d, nn.SyncBatchNorm),
+        *(nn.GELU, nn.ReLU, nn.SiLU, StarReLU),
+    )
+)
+POST_OPS = {nn.GELU: 'gelu', nn.SiLU: 'swish', nn.Identity: 'none'}
+
+
+def mix(mixer: nn.Module, x: Tensor) -> tuple[Tensor, bool]:
+    """Return mixer(x), and whether nobody else holds that map."""
+    if type(mixer) is SepConv:
+        y = mixer.dwconv(activated(mixer.act1, mixer.pwconv1, x))
+        return pointwise(mixer.pwconv2, y), True
+    if type(mixer) is Attention:
+        height, width = x.shape[2:]
+        if mixer.window_size is not None:
+            x = pad_to_multiple(x, mixer.window_size)
+        x = mixer.attend(pointwise(mixer.qkv, x))
+        return pointwise(mixer.proj, x[:, :, :height, :width]), True
+    return mixer(x), type(mixer) is Pooling
+
+
+def residual(
+    x: Tensor,
+    branch: Tensor,
+    res_scale: Tensor | None,
+    layer_scale: Tensor | None,
+    overwrite: bool,
+) -> Tensor:
+    """Return `res_scale * x + layer_scale * branch`, in the memory of `branch` or not.
+
+    Args:
+        x: (B, C, H, W).
+        branch: (B, C, H, W).
+        res_scale: (C,) or None.
+        layer_scale: (C,) or None.
+        overwrite: Whether `branch` may be overwritten.
+    """
+    out = branch if overwrite else None
+    if res_scale is None and layer_scale is None:
+        return torch.add(x, branch, out=out)
+    if layer_scale is None:
+        return torch.addcmul(branch, x, res_scale.view(-1, 1, 1), out=out)
+    if res_scale is not None:
+        x = x * res_scale.view(-1, 1, 1)
+    return torch.addcmul(x, branch, layer_scale.view(-1, 1, 1), out=out)
+
+
+def activated(act: nn.Module, conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return act(conv(x))."""
+    if not is_pointwise(conv):
+        return act(conv(x))
+    if type(act) is StarReLU:
+        y = onednn.pointwise(x, conv.weight, conv.bias).relu_()
+        return torch.addcmul(act.bias, y, y, value=act.scale.item(), out=y)
+    fused = POST_OPS.get(type(act))
+    if fused is None or getattr(act, 'approximate', 'none') != 'none':
+        return act(pointwise(conv, x))
+    return onednn.pointwise(x, conv.weight, conv.bias, fused)
+
+
+def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Return conv(x), of a pointwise one by oneDNN's operators."""
+    if not is_pointwise(conv):
+        return conv(x)
+    return onednn.pointwise(x, conv.weight, conv.bias)
+
+
+def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Whether a convolution looks at one position and all channels."""
+    return (
+        conv.kernel_size == conv.stride == (1, 1)
+        and conv.padding == (0, 0)
+        and conv.groups == 1
+    )

@@ -1,0 +1,171 @@
+"""When functions may stand in for modules: one rule, and a list of what is known.
+
+A fast path gives the numbers of the modules it passes over only while these are what
+the package built and nobody looks inside. So it may act
+
+- in plain eager inference: without gradients, autocast, compilation, tracing, export,
+  dispatch or function modes, `torch.func`'s transforms or forward-mode AD;
+- in the place of modules whose class is exactly one that the fast path names, with
+  that class's own methods, without hooks, and with plain, contiguous parameters in the
+  input's dtype;
+- on a plain tensor on the CPU, in channels_last memory and not empty.
+
+Everything else, also whatever is not known here, goes through the plain modules.
+"""
+
+import functools
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules import module as nn_module
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+GLOBAL_HOOKS = (
+    *('_global_forward_hooks', '_global_forward_pre_hooks'),
+    *('_global_backward_hooks', '_global_backward_pre_hooks'),
+)
+PLAIN = (Tensor, nn.Parameter)
+DTYPES = (torch.float32, torch.bfloat16)
+
+Originals = dict[type[nn.Module], tuple]
+
+
+def remember(types: Iterable[type[nn.Module]]) -> Originals:
+    """Return the classes with their methods as they are now, for `may_stand_in`."""
+    return {kind: _methods(kind) for kind in types}
+
+
+def may_stand_in(root: nn.Module, x: Tensor, known: Originals) -> bool:
+    """Whether functions on `x` may do what `root` and the modules in it do.
+
+    Args:
+        root: The module that is passed over.
+        x: Its input, (B, C, H, W).
+        known: The classes that the functions know, from `remember`.
+    """
+    return in_plain_inference() and is_plain_map(x) and are_untouched(root, known, x)
+
+
+def in_plain_inference() -> bool:
+    """Whether nothing but eager inference goes on: nobody differentiates or traces."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or torch.jit.is_tracing()
+        or torch.is_autocast_enabled('cpu')
+        or is_transformed()
+        or _global_hooks()
+    )
+
+
+def is_plain_map(x: Tensor) -> bool:
+    """Whether a map (B, C, H, W) is one that the fast functions take."""
+    return (
+        type(x) is Tensor
+        and x.device.type == 'cpu'
+        and x.dtype in DTYPES
+        and x.dim() == 4
+        and x.numel() > 0
+        and x.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def is_transformed() -> bool:
+    """Whether modes, `torch.func`'s transforms or forward-mode AD are at work.
+
+    True too where this PyTorch cannot tell.
+    """
+    depths = _depths()
+    return depths is None or any(depth() for depth in depths)
+
+
+def are_untouched(root: nn.Module, known: Originals, like: Tensor) -> bool:
+    """Whether `root` and all modules in it are as their classes made them, see above.
+
+    Args:
+        root: The outermost module.
+        known: The classes that are allowed, from `remember`.
+        like: Has the device of all tensors, and the dtype of floating-point ones.
+    """
+    return all(_is_untouched(module, known, like) for module in root.modules())
+
+
+# Called for every module of a block at every pass, so these are written for speed.
+def _is_untouched(module: nn.Module, known: Originals, like: Tensor) -> bool:
+    kind, own = type(module), module.__dict__
+    if kind not in known or known[kind] != _methods(kind) or is_hooked(module):
+        return False
+    if own.get('weight') is not None or own.get('bias') is not None:
+        return False  # not a parameter
+    for tensors in (own['_parameters'], own['_buffers']):
+        for t in tensors.values():
+            if t is not None and not _is_plain(t, like):
+                return False
+    return True
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks, or hides its class's names (`m.forward = ...`)."""
+    own = module.__dict__
+    return bool(
+        own['_forward_hooks']
+        or own['_forward_pre_hooks']
+        or own['_backward_hooks']
+        or own['_backward_pre_hooks']
+        or not own.keys().isdisjoint(_class_names(type(module)))
+    )
+
+
+def _is_plain(t: Tensor, like: Tensor) -> bool:
+    return (
+        type(t) in PLAIN
+        and t.layout is torch.strided
+        and t.device == like.device
+        and t.is_contiguous()
+        and (t.dtype is like.dtype or not t.is_floating_point())
+    )
+
+
+def _methods(kind: type[nn.Module]) -> tuple:
+    return kind.forward, kind.__call__, kind._call_impl
+
+
+@functools.cache
+def _class_names(kind: type[nn.Module]) -> frozenset[str]:
+    return frozenset(dir(kind))
+
+
+def _global_hooks() -> bool:
+    return any(getattr(nn_module, name, True) for name in GLOBAL_HOOKS)
+
+
+@functools.cache
+def _depths() -> tuple[Callable[[], int], ...] | None:
+    """Return functions that count what is active, or None if one does not count.
+
+    PyTorch has no public ones, so these are tried once.
+    """
+    try:
+        depths = (
+            torch._C._len_torch_dispatch_stack,
+            torch._C._len_torch_function_stack,
+            lambda: torch._C._functorch.maybe_current_level() or 0,
+            lambda: forward_ad._current_level + 1,
+        )
+        quiet = [depth() for depth in depths]
+        inside = []
+
+        def look(x: Tensor) -> Tensor:
+            inside.append(depths[2]())  # transforms hide the modes around them
+            return x
+
+        with TorchDispatchMode(), TorchFunctionMode(), forward_ad.dual_level():
+            busy = [depth() for depth in depths]
+        torch.func.vmap(look)(torch.zeros(1))
+        busy[2] = inside[0]
+    except Exception:
+        return None
+    return depths if all(a > b for a, b in zip(busy, quiet, strict=True)) else None

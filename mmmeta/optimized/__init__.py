@@ -1,0 +1,1 @@
+"""What `mmmeta.optimize` returns: models for inference, whose weights are folded."""

@@ -1,0 +1,307 @@
+"""Blocks for inference on a CPU, computed from the plain ones' weights.
+
+What a block does besides its convolutions is folded into their weights or done in a
+map that the block made itself:
+
+- A batch norm goes into the pointwise convolution behind it, layer scale into the one
+  before it, and their weights are kept in oneDNN's own layout.
+- PoolFormer's first branch. Average pooling that does not count the padding leaves a
+  constant as it is, so the norm's mean and bias cancel in `pool(y) - y`:
+  layer_scale * (pool(norm(x)) - norm(x)) = s * (pool(x) - x), s = layer_scale *
+  weight / std.
+- The last convolution of an MLP adds to the shortcut in place.
+
+The plain reference is `mmmeta.models.metaformer.MetaFormerBlock`.
+"""
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmmeta.models.fast import KNOWN, POST_OPS, is_pointwise, residual
+from mmmeta.models.layers import ConvStem, Downsample, MapLayerNorm, StarReLU
+from mmmeta.models.metaformer import MetaFormerBlock
+from mmmeta.models.mlp import Mlp
+from mmmeta.models.token_mixers import Attention, Pooling, SepConv
+from mmmeta.ops import guards, onednn
+from mmmeta.ops.pooling import mix_pooled
+from mmmeta.ops.statistics import map_statistics
+
+FOLDABLE = guards.remember((MetaFormerBlock, Downsample, ConvStem)) | KNOWN
+
+
+class Affine(NamedTuple):
+    """`weight * x + bias` for each channel, (C,) each."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class FusedConv(nn.Module):
+    """A convolution with an activation, or an addition in place, behind it.
+
+    Works on a CPU, without gradients, in the dtypes of `mmmeta.ops.onednn`.
+
+    Args:
+        conv: The plain convolution, whose weights are copied.
+        before: A batch norm in front of it. Its bias is exact only without padding.
+        after: A batch norm behind it.
+        scale: (out,), what its output is multiplied by after that.
+        act: What follows, a key of `onednn.POST_OPS`. Default: 'none'.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        before: Affine | None = None,
+        after: Affine | None = None,
+        scale: Tensor | None = None,
+        act: str = 'none',
+    ) -> None:
+        super().__init__()
+        weight, bias = conv.weight, conv.bias
+        if before is not None:
+            constant = (weight * before.bias.view(1, -1, 1, 1)).sum((1, 2, 3))
+            bias = constant if bias is None else bias + constant
+            weight = weight * before.weight.view(1, -1, 1, 1)
+        if after is not None:
+            weight = weight * after.weight.view(-1, 1, 1, 1)
+            bias = after.bias if bias is None else after.bias + bias * after.weight
+        if scale is not None:
+            weight = weight * scale.view(-1, 1, 1, 1)
+            bias = None if bias is None else bias * scale
+        self.register_buffer('weight', weight.detach().clone().contiguous())
+        self.register_buffer('bias', None if bias is None else bias.detach().clone())
+        self.geometry = ([*conv.padding], [*conv.stride], [1, 1], conv.groups)
+        self.is_pointwise = is_pointwise(conv)
+        self.act = act
+        self._packed: tuple[Any, Tensor | None] = None, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return act(conv(x)), (B, out, H', W'), for x (B, in, H, W)."""
+        if self.is_pointwise:
+            return onednn.pointwise(x, self._matrix(), self.bias, self.act)
+        return onednn.convolve(x, self._kernel(x), self.bias, self.geometry, self.act)
+
+    def add_(self, out: Tensor, x: Tensor) -> Tensor:
+        """Add conv(x) to `out`, (B, out, H', W'), in place, and return it."""
+        kernel = self._kernel(x)
+        return onednn.add_convolved_(out, x, kernel, self.bias, self.geometry)
+
+    # Of what several threads do at once, each sees a key and what belongs to it.
+    def _matrix(self) -> Tensor:
+        key, packed = self._packed
+        if packed is None or key != self._version():
+            packed = onednn.pack_pointwise(self.weight)
+            self._packed = self._version(), packed
+        return packed
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        """Return the weight, in oneDNN's own layout if the last shape comes again.
+
+        Else oneDNN brings it there at every call, which takes longer than the
+        arithmetic where maps are small. The layout is made for one shape, and can be
+        very slow at another.
+        """
+        key, packed = self._packed
+        wanted = *x.shape, self._version()
+        if key != wanted:
+            self._packed = wanted, None
+            return self.weight
+        if packed is None:
+            packed = onednn.pack(self.weight, self.geometry, x.shape)
+            self._packed = wanted, packed
+        return packed
+
+    def _version(self) -> tuple[int, int, torch.dtype]:
+        w = self.weight
+        return id(w), 0 if w.is_inference() else w._version, w.dtype
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | dict(_packed=(None, None))  # made again
+
+    def extra_repr(self) -> str:
+        padding, stride, _, groups = self.geometry
+        return (
+            f'{tuple(self.weight.shape)}, stride={stride}, padding={padding}, '
+            f'groups={groups}, act={self.act}'
+        )
+
+
+class StarReLUInPlace(nn.Module):
+    """StarReLU of a map that nobody else holds, in its memory."""
+
+    def __init__(self, act: StarReLU) -> None:
+        super().__init__()
+        self.register_buffer('scale', act.scale.detach().clone())
+        self.register_buffer('bias', act.bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.relu_()
+        return torch.addcmul(self.bias, x, x, value=self.scale.item(), out=x)
+
+
+class PooledBranch(nn.Module):
+    """`res_scale * x + layer_scale * (pool(norm(x)) - norm(x))`."""
+
+    def __init__(
+        self,
+        norm: MapLayerNorm,
+        mixer: Pooling,
+        res_scale: Tensor | None,
+        layer_scale: Tensor | None,
+    ) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        self.size = mixer.pool_size
+        scale = norm.weight if layer_scale is None else norm.weight * layer_scale
+        self.register_buffer('scale', channelwise(scale))
+        self.register_buffer('res_scale', channelwise(res_scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, rstd = map_statistics(x, self.eps)
+        return mix_pooled(x, self.scale * rstd, self.size, self.res_scale)
+
+
+class MixedBranch(nn.Module):
+    """`res_scale * x + layer_scale * mixer(norm(x))`, for any mixer."""
+
+    def __init__(
+        self,
+        norm: nn.Module,
+        mixer: nn.Module,
+        res_scale: Tensor | None,
+        layer_scale: Tensor | None,
+    ) -> None:
+        super().__init__()
+        self.norm = copy.deepcopy(norm)
+        self.mixer = copy.deepcopy(mixer)
+        self.ours = type(mixer) in (Attention, Pooling, SepConv)
+        if type(mixer) is SepConv:
+            self.norm, affine = split_norm(self.norm)
+            first, self.mixer.act1 = fuse_act(mixer.pwconv1, mixer.act1, affine)
+            self.mixer.pwconv1 = first
+            self.mixer.dwconv = FusedConv(mixer.dwconv)
+            self.mixer.pwconv2 = FusedConv(mixer.pwconv2, scale=layer_scale)
+            layer_scale = None
+        elif type(mixer) is Attention:
+            self.mixer.qkv = FusedConv(mixer.qkv)
+            self.mixer.proj = FusedConv(mixer.proj, scale=layer_scale)
+            layer_scale = None
+        self.register_buffer('res_scale', copied(res_scale))
+        self.register_buffer('layer_scale', copied(layer_scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.mixer(self.norm(x))
+        return residual(x, branch, self.res_scale, self.layer_scale, self.ours)
+
+
+class MlpBranch(nn.Module):
+    """`res_scale * x + layer_scale * mlp(norm(x))`, written over x."""
+
+    def __init__(
+        self,
+        norm: nn.Module,
+        mlp: Mlp,
+        res_scale: Tensor | None,
+        layer_scale: Tensor | None,
+    ) -> None:
+        super().__init__()
+        self.norm, affine = split_norm(copy.deepcopy(norm))
+        self.fc1, self.act = fuse_act(mlp.fc1, mlp.act, affine)
+        self.fc2 = FusedConv(mlp.fc2, scale=layer_scale)
+        self.register_buffer('res_scale', channelwise(res_scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.act(self.fc1(self.norm(x)))
+        return self.fc2.add_(
+            x if self.res_scale is None else x.mul_(self.res_scale), hidden
+        )
+
+
+class FusedBlock(nn.Module):
+    """A `MetaFormerBlock` for inference; it leaves its input alone.
+
+    Args:
+        block: The plain block, whose weights are copied. See `is_foldable`.
+    """
+
+    def __init__(self, block: MetaFormerBlock) -> None:
+        super().__init__()
+        self.pos_embed = None
+        if block.pos_embed is not None:
+            self.pos_embed = FusedConv(block.pos_embed)
+            self.pos_embed.weight[:, :, 1, 1] += 1  # the shortcut
+        pools = type(block.token_mixer) is Pooling and type(block.norm1) is MapLayerNorm
+        self.mixed = (PooledBranch if pools else MixedBranch)(
+            block.norm1, block.token_mixer, block.res_scale1, block.layer_scale1
+        )
+        self.mlp = MlpBranch(
+            block.norm2, block.mlp, block.res_scale2, block.layer_scale2
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pos_embed is not None:
+            x = self.pos_embed(x)
+        return self.mlp(self.mixed(x))
+
+
+def is_foldable(module: nn.Module) -> bool:
+    """Whether a block or downsampling is as the package builds it, without hooks."""
+    weight = next(module.parameters())
+    return guards.are_untouched(module, FOLDABLE, weight) and all(
+        conv.padding_mode == 'zeros'
+        and conv.dilation == (1, 1)
+        and not isinstance(conv.padding, str)
+        for conv in module.modules()
+        if isinstance(conv, nn.Conv2d)
+    )
+
+
+def fuse_downsample(module: nn.Module) -> nn.Module:
+    """Return a copy of a `Downsample` or `ConvStem` with convolutions of oneDNN."""
+    module = copy.deepcopy(module)
+    names = [('conv', 'post_norm')]
+    if isinstance(module, ConvStem):
+        names = [('conv1', 'norm1'), ('conv2', 'norm2')]
+    for conv, norm in names:
+        left, affine = split_norm(getattr(module, norm))
+        setattr(module, conv, FusedConv(getattr(module, conv), after=affine))
+        setattr(module, norm, left)
+    return module
+
+
+def fuse_act(
+    conv: nn.Conv2d, act: nn.Module, before: Affine | None
+) -> tuple[FusedConv, nn.Module]:
+    """Return a convolution that does the activation behind it, and what is left."""
+    if type(act) is StarReLU:
+        return FusedConv(conv, before), StarReLUInPlace(act)
+    fused = POST_OPS.get(type(act))
+    if fused is None or getattr(act, 'approximate', 'none') != 'none':
+        return FusedConv(conv, before), copy.deepcopy(act)
+    return FusedConv(conv, before, act=fused), nn.Identity()
+
+
+def split_norm(norm: nn.Module) -> tuple[nn.Module, Affine | None]:
+    """Split a norm into what is computed and what is folded: all of a batch norm."""
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
+        return norm, None
+    weight = (norm.running_var + norm.eps).rsqrt()
+    bias = -weight * norm.running_mean
+    if norm.affine:
+        weight, bias = norm.weight * weight, norm.bias + norm.weight * bias
+    return nn.Identity(), Affine(weight, bias)
+
+
+def copied(x: Tensor | None) -> Tensor | None:
+    """Return a copy, None for None."""
+    return None if x is None else x.detach().clone()
+
+
+def channelwise(x: Tensor | None) -> Tensor | None:
+    """Return a copy of (C,) as (C, 1, 1), for maps; None for None."""
+    return None if x is None else copied(x).view(-1, 1, 1)

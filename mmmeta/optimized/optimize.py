@@ -1,0 +1,289 @@
+"""`mmmeta.optimize`: a backbone, or a model around one, made fast for inference."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch._inductor.config
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmmeta.errors import UserError
+from mmmeta.models.metaformer import MetaFormer
+from mmmeta.ops import guards, onednn
+from mmmeta.ops.layout import strides_are_read
+from mmmeta.optimized.blocks import FusedBlock, fuse_downsample, is_foldable
+from mmmeta.optimized.openvino import OpenVinoBackbone
+
+Run = Callable[[Tensor], tuple[Tensor, ...]]
+# What may come between an optimized model and the plain one, in standard deviations.
+TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.05}
+CHECKED_SIZE = (224, 256)
+LIBRARIES = ('torch', 'timm', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
+
+
+class OptimizedBackbone(nn.Module):
+    """A backbone for inference: same input, same outputs, no gradients.
+
+    Args:
+        run: What maps images (B, 3, H, W) of `dtype` to the outputs.
+        dtype: What the images are brought to; outputs come back in the dtype that the
+            images had.
+        dtypes: Those that `.to()` may ask for.
+    """
+
+    def __init__(
+        self, run: Run, dtype: torch.dtype, dtypes: tuple[torch.dtype, ...]
+    ) -> None:
+        super().__init__()
+        self.run = run
+        self.dtype = dtype
+        self.dtypes = dtypes
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return what the plain backbone would, for images (B, 3, H, W)."""
+        batch = images.to(self.dtype)
+        if not len(batch):  # for the shapes of the outputs
+            batch = batch.new_zeros(1, *batch.shape[1:])
+        with torch.autocast(images.device.type, enabled=False):
+            outs = self.run(batch)
+        return tuple(x[: len(images)].to(images.dtype) for x in outs)
+
+    def train(self, mode: bool = True) -> 'OptimizedBackbone':
+        """Stay in evaluation mode: what is folded cannot be trained."""
+        return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        if isinstance(self.run, nn.Module):
+            found = next(self.run.buffers())
+            wanted = fn(found[:0])
+            if wanted.dtype not in self.dtypes or wanted.device != found.device:
+                raise UserError(
+                    f'a model optimized for {self.dtype} on {found.device} cannot go '
+                    f'to {wanted.dtype} on {wanted.device}: move the plain model, and '
+                    'optimize that'
+                )
+            self.dtype = wanted.dtype
+        return super()._apply(fn, recurse)
+
+
+def optimize(
+    model: nn.Module, *, backend: str = 'auto', dtype: torch.dtype | None = None
+) -> nn.Module:
+    """Return a copy of a model that is faster in inference; the model is left alone.
+
+    Output within 1e-4 of the plain model's, in units of its standard deviation, in
+    float32. A detector, segmentor or classifier has its backbone replaced, and in its
+    other parts batch norms folded into the convolutions before them. Layers that were
+    changed or have hooks stay as they are, and a warning names them. The copy is
+    compared with the model on a random image.
+
+    Args:
+        model: A backbone of this package, or a model with one as `backbone`.
+        backend: 'onednn' (CPU): norms, scales and shortcuts folded into oneDNN's
+            convolutions; no compilation, any image size at once. 'inductor':
+            `torch.compile` with freezing; a minute for the first image, seconds more at
+            the second size, none later. 'openvino' (CPU, extra `openvino`): that
+            runtime, the fastest for small images; seconds at first, and a quarter of
+            one for a size that comes again. 'triton' (CUDA GPU of capability 7.0 or
+            more): kernels for stages of pooling or no mixing; seconds for the first
+            image, any size at once; not run on a GPU yet. 'auto': 'onednn' on a CPU
+            that has it for this dtype, else 'inductor'. Default: 'auto'.
+        dtype: `torch.float32` or `torch.bfloat16` ('triton': or `torch.float16`), of
+            the backbone only. Default: the model's own.
+
+    Raises:
+        TypeError: No backbone of this package in the model.
+        UserError: An unknown or unavailable backend, one that has nothing for this
+            backbone, or a copy that does not give what the model gives.
+    """
+    backbone = model if isinstance(model, MetaFormer) else _backbone_of(model)
+    weight = next(backbone.parameters())
+    dtype = dtype or weight.dtype
+    name = _pick_backend(backend, weight.device, dtype)
+    with torch.no_grad():
+        plain = copy.deepcopy(backbone).requires_grad_(False).eval()
+        run = BACKENDS[name](copy.deepcopy(plain), dtype)
+        fast = OptimizedBackbone(run, dtype, _dtypes(name))
+        if name != 'inductor':  # which looks at the first image, see there
+            _check_backbone(plain, fast, dtype, name)
+    if backbone is model:
+        return fast
+    copied = copy.deepcopy(model, {id(backbone): fast}).requires_grad_(False).eval()
+    channels_last = weight.device.type == 'cpu' and strides_are_read()
+    layout = torch.channels_last if channels_last else torch.preserve_format
+    return _fold_batch_norms(copied).to(memory_format=layout)
+
+
+def _backbone_of(model: nn.Module) -> MetaFormer:
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, MetaFormer):
+        raise TypeError(
+            'optimize takes a backbone of mmmeta, or a model with one as `backbone`; '
+            f'got {type(model).__name__}'
+            + ('' if backbone is None else f' with {type(backbone).__name__}')
+        )
+    return backbone
+
+
+def _fold_batch_norms(model: nn.Module) -> nn.Module:
+    """Fold the batch norms of a model's parts that are as the libraries made them."""
+    from mmcv.cnn import fuse_conv_bn
+
+    for name, child in model.named_children():
+        if isinstance(child, OptimizedBackbone):
+            continue
+        modules = list(child.modules())
+        if not any(isinstance(m, _BatchNorm) for m in modules):
+            continue
+        ours = all(type(m).__module__.split('.')[0] in LIBRARIES for m in modules)
+        if ours and not any(guards.is_hooked(m) for m in modules):
+            setattr(model, name, fuse_conv_bn(child))
+        else:
+            _warn_of([name], 'has hooks or layers of your own')
+    return model
+
+
+def _warn_of(names: list[str], why: str) -> None:
+    shown = ', '.join(names[:4]) + (f' and {len(names) - 4} more' * (len(names) > 4))
+    warnings.warn(f'optimize leaves {shown} as it is: it {why}', stacklevel=3)
+
+
+def _check_backbone(
+    plain: MetaFormer, fast: OptimizedBackbone, dtype: torch.dtype, backend: str
+) -> None:
+    """Compare the outputs for one random image; raises UserError where they differ."""
+    weight = next(plain.parameters())
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, plain.in_channels, *CHECKED_SIZE)
+    images = torch.randn(shape, generator=generator).to(weight)
+    _compare(plain(images), fast(images), dtype, backend)
+
+
+def _compare(
+    expected: tuple[Tensor, ...], found: tuple[Tensor, ...], dtype: torch.dtype, by: str
+) -> None:
+    """Raise UserError where the outputs of `by` are not those expected.
+
+    What is not finite in the one has to be so in the other.
+    """
+    for i, (a, b) in enumerate(zip(expected, found, strict=True)):
+        a, b = a.double(), b.double()
+        finite = a.isfinite()
+        scale = a[finite].std() if finite.sum() > 1 else a.new_ones(())
+        error = float((a - b)[finite].abs().max() / scale) if finite.any() else 0.0
+        same = a.shape == b.shape and torch.equal(finite, b.isfinite())
+        # Written so that NaN does not pass.
+        if not (same and (error <= TOLERANCES.get(dtype, 1e-3) or not scale > 0)):
+            raise UserError(
+                f'backend {by!r} is off by {error:.2g} standard deviations in this '
+                f"backbone's output {i}: use the model as it is, or another backend"
+            )
+
+
+def _pick_backend(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    if name == 'auto':
+        served = device.type == 'cpu' and dtype in onednn.dtypes()
+        name = 'onednn' if served else 'inductor'
+    if name not in BACKENDS:
+        raise UserError(
+            f'unknown backend {name!r}; choose from {", ".join(["auto", *BACKENDS])}'
+        )
+    if name == 'triton':
+        _check_triton(device)
+    elif name != 'inductor' and device.type != 'cpu':
+        raise UserError(
+            f'backend {name!r} runs on a CPU, and the model is on {device}: use '
+            "backend='inductor', or model.cpu()"
+        )
+    if name == 'onednn' and not onednn.is_available():
+        raise UserError("this PyTorch has no oneDNN: use backend='inductor'")
+    if dtype not in _dtypes(name):
+        names = ' or '.join(str(d).removeprefix('torch.') for d in _dtypes(name))
+        raise UserError(
+            f'backend {name!r} computes in {names}, and the model is in '
+            f'{str(dtype).removeprefix("torch.")}: give dtype=torch.float32'
+        )
+    return name
+
+
+def _dtypes(backend: str) -> tuple[torch.dtype, ...]:
+    """Return what a backend computes in."""
+    both = (torch.float32, torch.bfloat16)
+    return {
+        'onednn': onednn.dtypes(),
+        'openvino': both,
+        'inductor': (*both, torch.float16, torch.float64),
+        'triton': (*both, torch.float16),
+    }[backend]
+
+
+def _check_triton(device: torch.device) -> None:
+    capability, found = (0, 0), f'the model is on {device}'
+    if device.type == 'cuda':
+        capability = torch.cuda.get_device_capability(device)
+        found += f' (capability {capability[0]}.{capability[1]})'
+    installed = find_spec('triton') is not None
+    if capability < (7, 0) or not installed:
+        raise UserError(
+            "backend 'triton' needs a model on a CUDA GPU of capability 7.0 or more, "
+            f'and Triton; {found}{"" if installed else ", Triton is not installed"}: '
+            "use model.cuda(), pip install triton, or backend='auto'"
+        )
+
+
+def _to_onednn(backbone: MetaFormer, dtype: torch.dtype) -> nn.Module:
+    kept = []
+    for i, stage in enumerate(backbone.stages):
+        if is_foldable(stage.downsample):
+            stage.downsample = fuse_downsample(stage.downsample)
+        else:
+            kept.append(f'stages.{i}.downsample')
+        for j, block in enumerate(stage.blocks):
+            if is_foldable(block):
+                stage.blocks[j] = FusedBlock(block)
+            else:
+                kept.append(f'stages.{i}.blocks.{j}')
+    if kept:
+        _warn_of(kept, 'has hooks or layers that are not as mmmeta builds them')
+    return backbone.to(dtype)
+
+
+def _to_inductor(backbone: MetaFormer, dtype: torch.dtype) -> Run:
+    backbone = backbone.to(dtype)
+    if dtype == torch.float32 and next(backbone.parameters()).is_cpu:
+        backbone = backbone.to(memory_format=torch.channels_last)
+    # Said here too, else Dynamo may take code of the same class that is not frozen.
+    compiled = torch.compile(backbone, fullgraph=True, options={'freezing': True})
+    is_checked = False
+
+    def run(x: Tensor) -> tuple[Tensor, ...]:
+        nonlocal is_checked
+        # Not an option of torch.compile: Dynamo looks at it too.
+        with torch._inductor.config.patch(freezing=True):
+            outs = compiled(x)
+        if not is_checked:  # not in `optimize`: each new size is compiled for
+            _compare(backbone(x), outs, dtype, 'inductor')
+            is_checked = True
+        return outs
+
+    return run
+
+
+def _to_triton(backbone: MetaFormer, dtype: torch.dtype) -> nn.Module:
+    from mmmeta.optimized.gpu_blocks import to_triton  # not every machine has Triton
+
+    return to_triton(backbone, dtype)
+
+
+BACKENDS: dict[str, Callable[[MetaFormer, torch.dtype], Any]] = {
+    'onednn': _to_onednn,
+    'inductor': _to_inductor,
+    'openvino': OpenVinoBackbone,
+    'triton': _to_triton,
+}
