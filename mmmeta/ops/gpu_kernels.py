@@ -10,7 +10,7 @@ is float32. Below each function is what it computes, in plain PyTorch: `*_refere
 Partials are (B, programs, 2), float32: sum and sum of squares of what one program
 wrote, as rounded. No atomics, so results repeat to the bit. E[x^2] - E[x]^2 is exact
 to 1e-6 where the mean is not far larger than the deviation; the relative error grows
-with the square of their ratio, as in `mmmeta.ops.statistics`.
+with the square of their ratio.
 
 On a CPU: TRITON_INTERPRET=1, set before Triton is imported.
 """

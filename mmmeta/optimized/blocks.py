@@ -5,10 +5,6 @@ map that the block made itself:
 
 - A batch norm goes into the pointwise convolution behind it, layer scale into the one
   before it, and their weights are kept in oneDNN's own layout.
-- PoolFormer's first branch. Average pooling that does not count the padding leaves a
-  constant as it is, so the norm's mean and bias cancel in `pool(y) - y`:
-  layer_scale * (pool(norm(x)) - norm(x)) = s * (pool(x) - x), s = layer_scale *
-  weight / std.
 - The last convolution of an MLP adds to the shortcut in place.
 
 The plain reference is `mmmeta.models.metaformer.MetaFormerBlock`.
@@ -22,13 +18,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmeta.models.fast import KNOWN, POST_OPS, is_pointwise, residual
-from mmmeta.models.layers import ConvStem, Downsample, MapLayerNorm, StarReLU
+from mmmeta.models.layers import ConvStem, Downsample, StarReLU
 from mmmeta.models.metaformer import MetaFormerBlock
 from mmmeta.models.mlp import Mlp
 from mmmeta.models.token_mixers import Attention, Pooling, SepConv
 from mmmeta.ops import guards, onednn
-from mmmeta.ops.pooling import mix_pooled
-from mmmeta.ops.statistics import map_statistics
 
 FOLDABLE = guards.remember((MetaFormerBlock, Downsample, ConvStem)) | KNOWN
 
@@ -144,28 +138,6 @@ class StarReLUInPlace(nn.Module):
         return torch.addcmul(self.bias, x, x, value=self.scale.item(), out=x)
 
 
-class PooledBranch(nn.Module):
-    """`res_scale * x + layer_scale * (pool(norm(x)) - norm(x))`."""
-
-    def __init__(
-        self,
-        norm: MapLayerNorm,
-        mixer: Pooling,
-        res_scale: Tensor | None,
-        layer_scale: Tensor | None,
-    ) -> None:
-        super().__init__()
-        self.eps = norm.eps
-        self.size = mixer.pool_size
-        scale = norm.weight if layer_scale is None else norm.weight * layer_scale
-        self.register_buffer('scale', channelwise(scale))
-        self.register_buffer('res_scale', channelwise(res_scale))
-
-    def forward(self, x: Tensor) -> Tensor:
-        _, rstd = map_statistics(x, self.eps)
-        return mix_pooled(x, self.scale * rstd, self.size, self.res_scale)
-
-
 class MixedBranch(nn.Module):
     """`res_scale * x + layer_scale * mixer(norm(x))`, for any mixer."""
 
@@ -235,8 +207,7 @@ class FusedBlock(nn.Module):
         if block.pos_embed is not None:
             self.pos_embed = FusedConv(block.pos_embed)
             self.pos_embed.weight[:, :, 1, 1] += 1  # the shortcut
-        pools = type(block.token_mixer) is Pooling and type(block.norm1) is MapLayerNorm
-        self.mixed = (PooledBranch if pools else MixedBranch)(
+        self.mixed = MixedBranch(
             block.norm1, block.token_mixer, block.res_scale1, block.layer_scale1
         )
         self.mlp = MlpBranch(

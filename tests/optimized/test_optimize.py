@@ -12,7 +12,6 @@ from torch import nn
 import mmmeta
 from mmmeta.errors import UserError
 from mmmeta.models import FAMILIES, MetaFormer
-from mmmeta.ops.statistics import map_statistics
 from mmmeta.optimized.openvino import KEPT
 from mmmeta.registry import TOKEN_MIXERS
 
@@ -255,33 +254,3 @@ def test_errors():
         with torch.device('meta'):
             model = MODELS.build(KINDS['PoolFormer'])
         mmmeta.optimize(model, backend='onednn')
-
-
-@pytest.mark.parametrize(
-    ('dtype', 'accuracy'),
-    [(torch.float64, 1e-9), (torch.float32, 5e-6), (torch.bfloat16, 1e-2)],
-)
-@pytest.mark.parametrize('shape', [(2, 64, 200, 304), (1, 320, 25, 38), (3, 5, 7, 9)])
-def test_map_statistics_are_exact(shape, dtype, accuracy):
-    x = (torch.randn(shape) + 3).to(dtype)
-    exact = x.double().flatten(1)
-    for y in (x, x.contiguous(memory_format=torch.channels_last)):
-        mean, rstd = map_statistics(y, 1e-5)
-        assert mean.shape == rstd.shape == (shape[0], 1, 1, 1)
-        assert mean.dtype == rstd.dtype == torch.promote_types(dtype, torch.float32)
-        for found, expected in (
-            (mean, exact.mean(1)),
-            (rstd, (exact.var(1, correction=0) + 1e-5).rsqrt()),
-        ):
-            found = found.flatten().double()
-            torch.testing.assert_close(found, expected, rtol=accuracy, atol=0)
-        if dtype == torch.float32:
-            torch.testing.assert_close(
-                mean.flatten().double(), exact.mean(1), rtol=1e-6, atol=1e-6
-            )
-
-
-@pytest.mark.parametrize('size', [8, 512])
-def test_statistics_of_a_constant_map(size):
-    rstd = map_statistics(torch.full((1, 4, size, size), 1e3), 1e-5)[1]
-    assert 0 < rstd.item() <= 1e-5**-0.5 * 1.001
