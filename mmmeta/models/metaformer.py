@@ -26,7 +26,7 @@ from mmmeta.models.layers import build_downsample, build_norm
 from mmmeta.models.mlp import Mlp
 from mmmeta.models.token_mixers import Attention, build_token_mixer
 from mmmeta.ops.autograd import recompute, run_modules
-from mmmeta.ops.layout import hand_on
+from mmmeta.ops.layout import hand_on, take_in
 from mmmeta.registry import MODELS
 from mmmeta.weights.init import init_weights
 from mmmeta.weights.loading import translate_in_place
@@ -317,9 +317,7 @@ class MetaFormer(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for images (B, in_channels, H, W) with H, W >= 32."""
         _check_images(x, self.in_channels)
-        if x.device.type == 'cpu':
-            # Convolutions and pooling run faster in this layout there.
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = take_in(x)
         outs = []
         for i, stage in enumerate(self.stages):
             x = stage(x)

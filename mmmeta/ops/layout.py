@@ -1,4 +1,4 @@
-"""In which memory a backbone hands on its maps: decided here for all of them."""
+"""In which memory a backbone works and hands on its maps: decided here for all."""
 
 import sys
 
@@ -15,6 +15,16 @@ def strides_are_read() -> bool:
     """
     operators = sys.modules.get('mmcv._ext')
     return operators is None or getattr(operators, 'READS_STRIDES', None) is True
+
+
+def take_in(x: Tensor) -> Tensor:
+    """Return images (B, C, H, W) in the memory format that layers are fastest in."""
+    if x.device.type != 'cpu':
+        return x
+    try:
+        return x.contiguous(memory_format=torch.channels_last)
+    except RuntimeError:  # `vmap` over images knows no memory format
+        return x
 
 
 def hand_on(x: Tensor) -> Tensor:
