@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule
 from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -28,8 +27,7 @@ from mmmeta.models.token_mixers import Attention, build_token_mixer
 from mmmeta.ops.autograd import recompute, run_modules
 from mmmeta.ops.layout import hand_on, take_in
 from mmmeta.registry import MODELS
-from mmmeta.weights.init import init_weights
-from mmmeta.weights.loading import translate_in_place
+from mmmeta.weights.loading import Backbone
 
 MIN_SIZE = 32  # the total stride: a smaller image leaves no position in stage 4
 
@@ -132,7 +130,7 @@ class MetaFormerStage(nn.Module):
 
 
 @MODELS.register_module()
-class MetaFormer(BaseModule):
+class MetaFormer(Backbone):
     """A MetaFormer as a backbone for dense prediction or classification.
 
     Takes images (B, 3, H, W) with H, W >= 32, divisible by 32 or not, and returns
@@ -187,7 +185,6 @@ class MetaFormer(BaseModule):
     family = 'MetaFormer'
     base: Mapping[str, Any] = {}
     archs: dict[str, Arch] = {}  # filled by the families, see families.py
-    _load_strictly = True
 
     def __init__(
         self,
@@ -284,35 +281,6 @@ class MetaFormer(BaseModule):
                     trunc_normal_(module.weight, std=0.02)
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
-
-    def init_weights(self) -> None:
-        """Initialise as `init_cfg` says; 'Pretrained' loads strictly.
-
-        Raises:
-            CheckpointError: The checkpoint cannot be had or does not fit.
-        """
-        init_weights(self, super().init_weights)
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Load weights in any layout that `mmmeta.weights` knows.
-
-        As in PyTorch, but what does not fit raises also when a model around the
-        backbone is loaded with `strict=False`, as MMEngine does.
-        """
-        self._load_strictly = strict
-        try:
-            return super().load_state_dict(state_dict, strict, assign)
-        finally:
-            self._load_strictly = True
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any
-    ) -> None:
-        # PyTorch and MMEngine both come through here, whatever they load.
-        translate_in_place(self, state_dict, prefix, self._load_strictly)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for images (B, in_channels, H, W) with H, W >= 32."""

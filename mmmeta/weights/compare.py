@@ -1,15 +1,29 @@
 """What a model needs beside what a checkpoint has: everything or an error."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from mmmeta.weights.adapt import adapt_input_channels
 from mmmeta.weights.errors import CheckpointError, first_few
 
 STEMS = ('stages.0.downsample.conv.weight', 'stages.0.downsample.conv1.weight')
+
+
+class Sizes(Protocol):
+    """An arch, as far as weights depend on it: blocks and channels of each stage."""
+
+    depths: Sequence[int]
+    dims: Sequence[int]
+
+
+class HasSizes(Protocol):
+    """A backbone, as far as messages tell of it: its arch, and all archs by name."""
+
+    arch: Sizes
+    archs: Mapping[str, Sizes]
 
 
 @dataclass
@@ -121,6 +135,32 @@ def _adapt_stem(value: Tensor, channels: int) -> Tensor:
     return value
 
 
+def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
+    """Return a stem's weight for another number of input channels.
+
+    One channel gets the sum over the three, so that a grey image gives what its
+    copy in three channels gave. Otherwise the three are repeated and scaled by
+    3 / channels, which keeps the activations' size (as timm's
+    `adapt_input_conv`).
+
+    Args:
+        weight: Floating point, (O, 3, kH, kW).
+        channels: The number wanted, at least 1.
+
+    Returns:
+        A tensor of the same dtype, (O, channels, kH, kW).
+
+    Raises:
+        ValueError: The weight is not for three channels.
+    """
+    if weight.shape[1] != 3:
+        raise ValueError(f'expected a weight for 3 channels, got {weight.shape[1]}')
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    repeats = -(-channels // 3)
+    return weight.repeat(1, repeats, 1, 1)[:, :channels] * (3 / channels)
+
+
 def _check_tensor(result: Comparison, key: str, value: Tensor, wanted: Tensor) -> None:
     """Put `value` with what is ready, or a sentence with what is wrong."""
     if value.layout != torch.strided or value.is_quantized:
@@ -177,4 +217,64 @@ def refuse(
     raise CheckpointError(
         f'{where} does not fit {model}, and nothing of it was loaded. '
         f'{". ".join(parts)}.' + (f' {advice}' if advice else '')
+    )
+
+
+def describe(module: HasSizes) -> str:
+    """Return what messages call a backbone."""
+    return (
+        f'{type(module).__name__} with depths {tuple(module.arch.depths)} and dims '
+        f'{tuple(module.arch.dims)}'
+    )
+
+
+def hints_for(
+    module: HasSizes, source: Mapping[str, Tensor], result: Comparison
+) -> Iterator[str]:
+    """Say what to do about a comparison that is not clean.
+
+    Args:
+        module: The backbone.
+        source: The checkpoint's, in mmmeta's names.
+        result: The comparison of the two.
+    """
+    found = _sizes(source)
+    if found and found != (tuple(module.arch.depths), tuple(module.arch.dims)):
+        names = [
+            repr(name)
+            for name, arch in module.archs.items()
+            if (tuple(arch.depths), tuple(arch.dims)) == found
+        ]
+        which = f', as arch {" or ".join(names[:3])} has' if names else ''
+        yield f'The checkpoint is of depths {found[0]} and dims {found[1]}{which}.'
+    elif any('layer_scale' in key for key in result.missing + result.unexpected):
+        has, lacks = 'model', 'checkpoint'
+        if any('layer_scale' in key for key in result.unexpected):
+            has, lacks = lacks, has
+        yield (
+            f'The {has} has layer scale and the {lacks} has none: they are of '
+            'different archs, as base_ls and base are (layer_scale in the arch).'
+        )
+    if any(text.startswith(STEMS) for text in result.wrong):
+        yield (
+            'For images of other than 3 channels give in_channels=... to the '
+            'backbone: a stem for 3 is then adapted.'
+        )
+
+
+def _sizes(backbone: Mapping[str, Tensor]) -> tuple[tuple, tuple] | None:
+    """Return depths and dims of a checkpoint, as its keys and shapes tell them."""
+    blocks: dict[int, int] = {}
+    dims: dict[int, int] = {}
+    for key, value in backbone.items():
+        parts = key.split('.')
+        if parts[0] == 'stages' and parts[2] == 'blocks':
+            stage = int(parts[1])
+            blocks[stage] = max(blocks.get(stage, 0), int(parts[3]) + 1)
+            if parts[4:] == ['norm1', 'weight'] and value.dim() == 1:
+                dims[stage] = len(value)
+    if sorted(blocks) != sorted(dims):
+        return None
+    return tuple(blocks[i] for i in sorted(blocks)), tuple(
+        dims[i] for i in sorted(dims)
     )

@@ -1,18 +1,27 @@
-"""Strict loading: all of a checkpoint's weights or an error that names them."""
+"""Strict loading: all of a checkpoint's weights or an error that names them.
+
+A model that loads so derives its backbone from `Backbone`; nothing here knows which.
+"""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, PretrainedInit, update_init_info
 from torch import Tensor, nn
 
+from mmmeta.weights import scheme  # noqa: F401  (makes mmmeta:// known to MMEngine)
 from mmmeta.weights.compare import (
-    STEMS,
     Comparison,
+    Sizes,
     compare_backbone,
     compare_rest,
+    describe,
+    hints_for,
     refuse,
 )
 from mmmeta.weights.errors import CheckpointError, first_few
@@ -20,10 +29,113 @@ from mmmeta.weights.locate import is_remote, locate
 from mmmeta.weights.reading import read_state_dict
 from mmmeta.weights.state import CLASSIFIER_PARTS, Parsed, parse
 
-if TYPE_CHECKING:
-    from mmmeta.models.metaformer import MetaFormer
-
 Checkpoint = str | os.PathLike | Mapping[str, Tensor]
+
+_PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
+_NOT_STRICT = 'mmmeta_not_strict'
+
+
+class Backbone(BaseModule):
+    """A module that loads its weights strictly and in any layout, whoever loads them.
+
+    Its `init_cfg`, its own `load_state_dict`, and PyTorch's and MMEngine's loading of a
+    model around it all do. Deriving from this class is also what makes a module the
+    backbone that `load_checkpoint` looks for: other packages' have the same attributes,
+    and a compiled module even lends those of what it wraps.
+
+    Attributes:
+        arch: Its depths and dims. What these three are, subclasses say.
+        archs: All archs by name; an error names the one that a checkpoint is of.
+        in_channels: Channels of its images; a stem for 3 is adapted to them.
+    """
+
+    arch: Sizes
+    archs: Mapping[str, Sizes]
+    in_channels: int
+
+    def init_weights(self) -> None:
+        """Initialize as `init_cfg` says; 'Pretrained' loads strictly.
+
+        MMEngine's own 'Pretrained' reads any pickle where a safe reading fails, knows
+        one layout and only logs what does not fit; here `load_backbone` does it, with
+        the options `checkpoint`, `prefix` and `map_location`. The other entries of a
+        list come first and go MMEngine's way.
+
+        Raises:
+            CheckpointError: The checkpoint cannot be had or does not fit.
+        """
+        init_cfg = self.init_cfg
+        cfgs = [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg or ())
+        pretrained = [cfg for cfg in cfgs if cfg.get('type') in _PRETRAINED]
+        if self.is_init or not pretrained:
+            super().init_weights()
+            return
+        others = [cfg for cfg in cfgs if cfg not in pretrained]
+        # Inside a model MMEngine keeps account of what became of each parameter. A bare
+        # backbone with nothing else to do is spared its printing of the account.
+        in_model = hasattr(self, '_params_init_info')
+        if in_model or others:
+            self.init_cfg = others
+            try:
+                super().init_weights()
+            finally:
+                self.init_cfg = init_cfg
+        self.is_init = False  # should the loading fail, it may be tried again
+        for cfg in pretrained:
+            options = {key: value for key, value in cfg.items() if key != 'type'}
+            report = load_backbone(self, **options)
+            print_log(f'{type(self).__name__}: {report}', logger='current')
+            if in_model:
+                update_init_info(self, f'PretrainedInit: load from {report.source}')
+        self.is_init = True
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load weights in any layout that `mmmeta.weights` knows.
+
+        As in PyTorch, but what does not fit raises also when a model around the
+        backbone is loaded with `strict=False`, as MMEngine does.
+
+        Args:
+            state_dict: The backbone's weights; left as it is.
+            strict: Raise where they do not fit. Default: True.
+            assign: As in PyTorch. Default: False.
+
+        Returns:
+            PyTorch's account of missing and unexpected keys, in mmmeta's names.
+
+        Raises:
+            CheckpointError: As for `load_backbone`; with `strict` only.
+            RuntimeError: PyTorch's, for a misfit under mmmeta's own names.
+        """
+        if not strict and isinstance(state_dict, Mapping):
+            state_dict = _marked_not_strict(state_dict)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        *args: Any,
+    ) -> None:
+        # PyTorch and MMEngine both come through here, whatever they load.
+        strict = _NOT_STRICT not in local_metadata
+        _translate_in_place(self, state_dict, prefix, strict)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def _marked_not_strict(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
+    """Return a copy whose metadata say what PyTorch tells no module, `strict=False`.
+
+    PyTorch itself hands `assign` on in the metadata.
+    """
+    marked = OrderedDict(state_dict)
+    metadata = dict(getattr(state_dict, '_metadata', None) or {})
+    metadata[''] = {**metadata.get('', {}), _NOT_STRICT: True}
+    marked._metadata = metadata
+    return marked
 
 
 @dataclass(frozen=True)
@@ -63,7 +175,7 @@ def _roots(names: tuple[str, ...]) -> list[str]:
 
 
 def load_backbone(
-    module: 'MetaFormer',
+    module: Backbone,
     checkpoint: Checkpoint,
     *,
     prefix: str | None = None,
@@ -94,7 +206,11 @@ def load_backbone(
     target = module.state_dict()
     result = compare_backbone(target, parsed.backbone, _in_channels(module))
     refuse(
-        result, where, _describe(module), parsed.names, _hints(module, parsed, result)
+        result,
+        where,
+        describe(module),
+        parsed.names,
+        hints_for(module, parsed.backbone, result),
     )
     return _copy(target, result, where, extra_left=tuple(parsed.outer))
 
@@ -143,7 +259,7 @@ def load_classifier(
     backbone = compare_backbone(
         inside, parsed.backbone, _in_channels(model.backbone), new_norm=not has_head
     )
-    hints = _hints(model.backbone, parsed, backbone)
+    hints = hints_for(model.backbone, parsed.backbone, backbone)
     backbone = _prefixed(backbone, 'backbone.')
     head = compare_rest(rest, outer) if has_head else Comparison(kept=list(rest))
     names = {**parsed.names, **{f'backbone.{k}': v for k, v in parsed.names.items()}}
@@ -186,21 +302,19 @@ def load_checkpoint(
     full = model.state_dict()
     inside, rest = _split_model(full, path)
     backbone = compare_backbone(inside, parsed.backbone, _in_channels(module))
-    hints = _hints(module, parsed, backbone)
+    hints = hints_for(module, parsed.backbone, backbone)
     result = _prefixed(backbone, path) + compare_rest(rest, parsed.outer)
     refuse(result, where, type(model).__name__, parsed.names, hints)
     return _copy(full, result, where)
 
 
-def find_backbone(model: nn.Module) -> tuple[str, 'MetaFormer']:
+def find_backbone(model: nn.Module) -> tuple[str, Backbone]:
     """Return the one MetaFormer in `model` and the prefix of its keys.
 
     Raises:
         TypeError: There is none, or more than one.
     """
-    from mmmeta.models.metaformer import MetaFormer
-
-    found = [(n, m) for n, m in model.named_modules() if isinstance(m, MetaFormer)]
+    found = [(n, m) for n, m in model.named_modules() if isinstance(m, Backbone)]
     if len(found) != 1:
         raise TypeError(
             f'expected a model with one mmmeta backbone, {type(model).__name__} has '
@@ -210,13 +324,12 @@ def find_backbone(model: nn.Module) -> tuple[str, 'MetaFormer']:
     return (f'{name}.' if name else ''), module
 
 
-def translate_in_place(
-    module: 'MetaFormer', state_dict: dict[str, Any], prefix: str, strict: bool
+def _translate_in_place(
+    module: Backbone, state_dict: dict[str, Any], prefix: str, strict: bool
 ) -> None:
     """Put a backbone's keys in `state_dict` into mmmeta's names before it is loaded.
 
-    Called by the backbone for every `load_state_dict`, PyTorch's and MMEngine's, so
-    that a detector's checkpoint around another implementation loads as it is.
+    So that a detector's checkpoint around another implementation loads as it is.
 
     Args:
         module: The backbone.
@@ -250,8 +363,8 @@ def translate_in_place(
         raise CheckpointError(f'{where}: {error}{advice}') from None
     result = compare_backbone(target, parsed.backbone, _in_channels(module))
     if strict:
-        hints = _hints(module, parsed, result)
-        refuse(result, where, _describe(module), parsed.names, hints)
+        hints = hints_for(module, parsed.backbone, result)
+        refuse(result, where, describe(module), parsed.names, hints)
     if parsed.own:
         return
     for key in local:
@@ -318,56 +431,5 @@ def _copy(
     )
 
 
-def _in_channels(module: 'MetaFormer') -> int:
+def _in_channels(module: Backbone) -> int:
     return getattr(module, 'in_channels', 3)
-
-
-def _describe(module: 'MetaFormer') -> str:
-    return (
-        f'{type(module).__name__} with depths {tuple(module.arch.depths)} and dims '
-        + (f'{tuple(module.arch.dims)}')
-    )
-
-
-def _hints(module: 'MetaFormer', parsed: Parsed, result: Comparison) -> Iterator[str]:
-    """Say what to do about a comparison that is not clean."""
-    found = _sizes(parsed.backbone)
-    if found and found != (tuple(module.arch.depths), tuple(module.arch.dims)):
-        names = [
-            repr(name)
-            for name, arch in module.archs.items()
-            if (tuple(arch.depths), tuple(arch.dims)) == found
-        ]
-        which = f', as arch {" or ".join(names[:3])} has' if names else ''
-        yield f'The checkpoint is of depths {found[0]} and dims {found[1]}{which}.'
-    elif any('layer_scale' in key for key in result.missing + result.unexpected):
-        has, lacks = 'model', 'checkpoint'
-        if any('layer_scale' in key for key in result.unexpected):
-            has, lacks = lacks, has
-        yield (
-            f'The {has} has layer scale and the {lacks} has none: they are of '
-            'different archs, as base_ls and base are (layer_scale in the arch).'
-        )
-    if any(text.startswith(STEMS) for text in result.wrong):
-        yield (
-            'For images of other than 3 channels give in_channels=... to the '
-            'backbone: a stem for 3 is then adapted.'
-        )
-
-
-def _sizes(backbone: Mapping[str, Tensor]) -> tuple[tuple, tuple] | None:
-    """Return depths and dims of a checkpoint, as its keys and shapes tell them."""
-    blocks: dict[int, int] = {}
-    dims: dict[int, int] = {}
-    for key, value in backbone.items():
-        parts = key.split('.')
-        if parts[0] == 'stages' and parts[2] == 'blocks':
-            stage = int(parts[1])
-            blocks[stage] = max(blocks.get(stage, 0), int(parts[3]) + 1)
-            if parts[4:] == ['norm1', 'weight'] and value.dim() == 1:
-                dims[stage] = len(value)
-    if sorted(blocks) != sorted(dims):
-        return None
-    return tuple(blocks[i] for i in sorted(blocks)), tuple(
-        dims[i] for i in sorted(dims)
-    )

@@ -1,6 +1,10 @@
 """Strict loading: what may be missing, what may be left over, what is refused."""
 
+import ast
+from pathlib import Path
+
 import pytest
+import timm
 import torch
 from mmengine.model import BaseModule
 from mmengine.runner.checkpoint import load_checkpoint as mmengine_load
@@ -8,8 +12,10 @@ from torch import nn
 
 import mmmeta
 from mmmeta.models import PoolFormer, UniFormer
+from mmmeta.registry import MODELS
 from mmmeta.weights import CheckpointError, load_backbone, load_checkpoint
-from mmmeta.weights.adapt import adapt_input_channels
+from mmmeta.weights.compare import adapt_input_channels
+from mmmeta.weights.loading import find_backbone
 from mmmeta.weights.state import parse, to_layout
 
 TINY = dict(depths=(1, 1, 1, 1), dims=(8, 16, 24, 32))
@@ -393,6 +399,66 @@ class TestWholeModels:
             load_checkpoint(nn.Linear(1, 1), official)
         with pytest.raises(TypeError, match='has 2'):
             load_checkpoint(nn.Sequential(tiny(), tiny()), official)
+
+
+class Lookalike(BaseModule):
+    """Another package's backbone, with all that ours has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arch, self.archs, self.in_channels = tiny().arch, PoolFormer.archs, 3
+        self.stages = tiny().stages
+
+
+class TestFindBackbone:
+    @pytest.mark.parametrize(
+        ('wrap', 'prefix'),
+        [
+            (lambda backbone: backbone, ''),
+            (nn.DataParallel, 'module.'),
+            (torch.compile, '_orig_mod.'),
+            (lambda backbone: nn.Sequential(Lookalike(), backbone), '1.'),
+        ],
+        ids=['bare', 'parallel', 'compiled', 'beside a lookalike'],
+    )
+    def test_in_what_is_around_it(self, wrap, prefix):
+        class Mine(PoolFormer):
+            pass
+
+        for backbone in (tiny(), Mine(TINY)):
+            assert find_backbone(wrap(backbone)) == (prefix, backbone)
+
+    @pytest.mark.parametrize(
+        'build',
+        [
+            Lookalike,
+            lambda: torch.compile(Lookalike()),
+            lambda: timm.create_model('poolformer_s12'),
+            lambda: MODELS.build(dict(type='mmpretrain.PoolFormer', arch='s12')),
+            lambda: mmmeta.optimize(tiny(), backend='inductor'),
+        ],
+        ids=['lookalike', 'compiled', 'timm', 'mmpretrain', 'optimized'],
+    )
+    def test_not_in_others(self, build):
+        with torch.device('meta'):
+            model = build()
+        with pytest.raises(TypeError, match=r'one mmmeta backbone, \w+ has 0; give'):
+            find_backbone(model)
+
+
+def test_weights_import_no_model():
+    """Models import weights, so that the other way would be a circle."""
+    allowed = ('errors', 'registry', 'version', 'weights')
+    files = list(Path(mmmeta.__file__).parent.glob('weights/*.py'))
+    assert len(files) > 5
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in getattr(node, 'names', [])]
+            if isinstance(node, ast.ImportFrom):
+                names = [f'{node.module}.{name}' for name in names]
+            for name in names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+                top, _, rest = name.partition('.')
+                assert top != 'mmmeta' or rest.split('.')[0] in allowed, (file, name)
 
 
 @pytest.fixture(scope='module')
