@@ -78,18 +78,29 @@ def test_overwrite(source, tmp_path):
     assert 'stem.conv.weight' in torch.load(dst)
 
 
+# Each may fail, and says so on a line of its own.
+CONVERT_ALL = """
+import sys
+from mmmeta.weights import CheckpointError, convert_checkpoint
+for dst in sys.argv[2:]:
+    try:
+        convert_checkpoint(sys.argv[1], dst)
+    except CheckpointError as error:
+        print(error)
+"""
+
+
 def test_full_disk_leaves_nothing(source, tmp_path):
-    code = f'from mmmeta.weights import convert_checkpoint as c; c({str(source)!r}, '
-    for suffix in ('.pth', '.safetensors'):
-        dst = tmp_path / f'full{suffix}'
-        run = subprocess.run(
-            [sys.executable, '-c', f'{code}{str(dst)!r})'],
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
-            capture_output=True,
-            text=True,
-        )
-        assert 'CheckpointError' in run.stderr
-        assert f'{dst} cannot be written' in run.stderr
+    files = [str(tmp_path / f'full{suffix}') for suffix in ('.pth', '.safetensors')]
+    run = subprocess.run(
+        [sys.executable, '-c', CONVERT_ALL, source, *files],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    for file, line in zip(files, run.stdout.splitlines(), strict=True):
+        assert line.startswith(f'{file} cannot be written')
     assert [path.name for path in tmp_path.iterdir()] == ['train.pth']
 
 

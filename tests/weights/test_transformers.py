@@ -7,14 +7,19 @@ multimodal models need.
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+import mmpretrain.models  # noqa: F401
 import pytest
 import torch
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
 
 import mmmeta
 from mmmeta.models import PoolFormer
-from mmmeta.registry import MODELS
+from mmmeta.models.build import classifier_config
+from mmmeta.weights import load_classifier
 from mmmeta.weights.state import parse, to_layout
 
 TOLERANCE = 1e-4
@@ -23,12 +28,18 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec('transformers') is None, reason='needs transformers'
 )
 
-# Reads jobs (config, images, weights or None), writes weights and outputs.
+# Reads jobs (config, images, weights or None), writes weights and outputs; without
+# images, weights of no values.
 SCRIPT = """
 import sys, torch
 from transformers import PoolFormerConfig, PoolFormerForImageClassification
 jobs = torch.load(sys.argv[1])
 for job in jobs.values():
+    if job['images'] is None:
+        with torch.device('meta'):
+            model = PoolFormerForImageClassification(PoolFormerConfig(**job['config']))
+        job['state'] = model.state_dict()
+        continue
     torch.manual_seed(0)
     model = PoolFormerForImageClassification(PoolFormerConfig(**job['config'])).eval()
     if job['state'] is None:
@@ -55,45 +66,60 @@ def reference(jobs: dict, path: Path) -> dict:
     return torch.load(path)
 
 
-def job(size: str, state: dict | None = None) -> dict:
-    arch = PoolFormer.archs[size]
+def job(arch: Mapping, images: Tensor | None, state: dict | None = None) -> dict:
     config = dict(
-        depths=list(arch.depths), hidden_sizes=list(arch.dims), num_labels=1000
+        depths=list(arch['depths']), hidden_sizes=list(arch['dims']), num_labels=1000
     )
-    return dict(config=config, images=torch.randn(2, 3, 64, 64), state=state)
+    return dict(config=config, images=images, state=state)
 
 
-def error(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+def error(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).abs().max() / theirs.std())
 
 
-def check(sizes: list[str], path: Path) -> None:
-    fresh = {size: mmmeta.create_model(f'poolformer_{size}').eval() for size in sizes}
-    jobs = {f'to {size}': job(size) for size in sizes}
-    for size, model in fresh.items():
-        state = to_layout(parse(model.state_dict()), 'transformers')
-        jobs[f'from {size}'] = job(size, state)
-    jobs = reference(jobs, path)
-    with torch.no_grad():
-        for size in sizes:
+def shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items()}
+
+
+def build(arch: Mapping, state: dict | None = None) -> nn.Module:
+    config = dict(classifier_config(PoolFormer, arch), _scope_='mmpretrain')
+    model = MODELS.build(config).eval()
+    if state:
+        load_classifier(model, state)
+    return model
+
+
+def test_both_ways(tmp_path):
+    """The keys of every size, and outputs: of s12, and of all depths in narrow maps."""
+    assert len(PoolFormer.archs) == 5
+    real = {
+        size: dict(depths=arch.depths, dims=arch.dims)
+        for size, arch in PoolFormer.archs.items()
+    }
+    archs = {
+        size: arch if size == 's12' else dict(arch, dims=[d // 8 for d in arch['dims']])
+        for size, arch in real.items()
+    }
+    fresh = {size: build(arch) for size, arch in archs.items()}
+    images = torch.randn(2, 3, 64, 64)
+    jobs = {}
+    for size, arch in archs.items():
+        state = to_layout(parse(fresh[size].state_dict()), 'transformers')
+        jobs[f'keys of {size}'] = job(real[size], None)
+        jobs[f'to {size}'] = job(arch, images)
+        jobs[f'from {size}'] = job(arch, images, state)
+    jobs = reference(jobs, tmp_path / 'jobs.pth')
+    for size, arch in archs.items():
+        with torch.device('meta'):
+            own = mmmeta.create_model(f'poolformer_{size}').state_dict()
+        theirs = jobs[f'keys of {size}']['state']
+        assert shapes(to_layout(parse(own), 'transformers')) == shapes(theirs)
+        with torch.no_grad():
             done = jobs[f'to {size}']
-            ours = mmmeta.create_model(f'poolformer_{size}', checkpoint=done['state'])
-            assert error(ours.eval()(done['images']), done['logits']) < TOLERANCE
-            dense = MODELS.build(
-                dict(type='mmmeta.PoolFormer', arch=size, out_norm=False)
-            )
+            ours = build(arch, done['state'])
+            assert error(ours(images), done['logits']) < TOLERANCE
+            dense = PoolFormer(arch, out_norm=False).eval()
             dense.load_state_dict(done['bare'])
-            assert error(dense.eval()(done['images'])[-1], done['map']) < TOLERANCE
+            assert error(dense(images)[-1], done['map']) < TOLERANCE
             done = jobs[f'from {size}']
-            assert error(fresh[size](done['images']), done['logits']) < TOLERANCE
-
-
-def test_s12_both_ways(tmp_path):
-    check(['s12'], tmp_path / 'jobs.pth')
-
-
-@pytest.mark.slow
-def test_other_sizes_both_ways(tmp_path):
-    sizes = [size for size in PoolFormer.archs if size != 's12']
-    assert len(sizes) == 4
-    check(sizes, tmp_path / 'jobs.pth')
+            assert error(fresh[size](images), done['logits']) < TOLERANCE
