@@ -23,7 +23,8 @@ from mmengine.registry import MODELS
 from mmengine.utils import ManagerMixin
 
 from mmmeta.datasets import make_shapes
-from mmmeta.launch import build_runner, check_data
+from mmmeta.hosts.config import check_data
+from mmmeta.hosts.launch import build_runner
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmmeta import create_model, list_models
-from mmmeta.flops import count
+from mmmeta.commands.flops.counting import count
 
 # Published: million parameters, 10^9 multiply-accumulates at 224 and at 384.
 # PoolFormer: README of sail-sg/poolformer; the baselines: README of

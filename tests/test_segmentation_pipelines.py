@@ -19,7 +19,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from mmmeta import launch
+from mmmeta.hosts.config import set_tta
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPES = 'semantic_fpn_poolformer_s12_shapes'
@@ -167,7 +167,7 @@ def test_a_training_step(name):
 
 def test_the_augmented_test_averages_probabilities(scene):
     cfg = small('upernet_poolformer_s12')
-    launch.set_tta(cfg)
+    set_tta(cfg)
     assert cfg.test_dataloader.dataset.pipeline == cfg.tta_pipeline
     scales = cfg.tta_pipeline[1].transforms[0]
     del scales[2:]  # the larger ones cost much

@@ -5,7 +5,8 @@ python tools/test.py CONFIG CHECKPOINT --show-dir pictures
 
 import os.path as osp
 
-from mmmeta import launch
+from mmmeta.errors import UserError
+from mmmeta.hosts import config, launch
 
 
 def main() -> None:
@@ -27,17 +28,17 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    cfg = launch.load_config(args)
+    cfg = launch.config_of(args)
     if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
-        raise launch.UserError(f'no checkpoint {args.checkpoint}')
+        raise UserError(f'no checkpoint {args.checkpoint}')
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
-        launch.set_visualization(cfg, args.show, args.show_dir)
+        config.set_visualization(cfg, args.show, args.show_dir)
     if args.tta:
-        launch.set_tta(cfg)
+        config.set_tta(cfg)
     if args.out:
-        launch.add_output(cfg, args.out)
-    launch.check_data(cfg, ('test_dataloader',))
+        config.add_output(cfg, args.out)
+    config.check_data(cfg, ('test_dataloader',))
     launch.build_runner(cfg).test()
 
 

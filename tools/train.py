@@ -3,7 +3,7 @@
 python tools/train.py configs/detection/retinanet_poolformer_s12.py
 """
 
-from mmmeta import launch
+from mmmeta.hosts import config, launch
 
 
 def main() -> None:
@@ -29,16 +29,16 @@ def main() -> None:
     )
     args = parser.parse_args()
 
-    cfg = launch.load_config(args)
+    cfg = launch.config_of(args)
     if args.amp:
-        launch.set_amp(cfg)
+        config.set_amp(cfg)
     if args.auto_scale_lr:
-        launch.set_auto_scale_lr(cfg)
+        config.set_auto_scale_lr(cfg)
     if args.resume:
-        launch.set_resume(cfg, args.resume)
+        config.set_resume(cfg, args.resume)
     if args.tensorboard:
-        launch.set_tensorboard(cfg)
-    launch.check_data(cfg, ('train_dataloader', 'val_dataloader'))
+        config.set_tensorboard(cfg)
+    config.check_data(cfg, ('train_dataloader', 'val_dataloader'))
     launch.build_runner(cfg).train()
 
 

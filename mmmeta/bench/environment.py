@@ -25,7 +25,7 @@ def environment(device: str, tuned: bool) -> dict[str, Any]:
 
     Args:
         device: 'cpu' or 'cuda'.
-        tuned: Whether `mmmeta.allocator.tune_allocator` changed the allocator.
+        tuned: Whether `mmmeta.hosts.allocator.tune_allocator` changed the allocator.
     """
     facts = dict(
         python=platform.python_version(),

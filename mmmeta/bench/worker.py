@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import mmmeta
-from mmmeta.allocator import tune_allocator
 from mmmeta.bench import measure, models
 from mmmeta.bench.cases import OPTIMISED, Alternative, Case
 from mmmeta.bench.environment import environment
+from mmmeta.hosts.allocator import tune_allocator
 from mmmeta.weights.state import parse
 
 WARM_UP_CALLS = 20

@@ -5,6 +5,7 @@ bash: `eval "$(mmmeta completion bash)"`, for good in ~/.bashrc; zsh likewise.
 
 import argparse
 
+from mmmeta.commands import build_parser
 from mmmeta.errors import require
 
 SHELLS = ('bash', 'zsh', 'tcsh')
@@ -15,8 +16,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mmmeta.cli import build_parser
-
     shtab = require('shtab', 'completion', 'the script')
     print(shtab.complete(build_parser(everything=True), args.shell))
     return 0

@@ -1,1 +1,6 @@
-"""What MMEngine, MMCV, MMDetection, MMSegmentation and MMPretrain need of mmmeta."""
+"""MMEngine and the three libraries on it: MMDetection, MMSegmentation, MMPretrain.
+
+`config` reads and changes their configs, `launch` runs a training or a test of one,
+`predictor` a trained model on images, with the names that `classes` finds; `hooks` are
+MMEngine's. `mmcv_ops` stands in for mmcv's compiled operators; `allocator` is glibc's.
+"""

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from mmmeta.cli import COMMANDS, main
+from mmmeta.cli import main
+from mmmeta.commands import COMMANDS
 
 HEAVY = {'torch', 'torchvision', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'matplotlib'}
 MMMETA = [sys.executable, '-m', 'mmmeta.cli']

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mmmeta.cli import main
-from mmmeta.doctor import libraries
-from mmmeta.doctor.packages import read_packages
+from mmmeta.commands.doctor import libraries
+from mmmeta.commands.doctor.packages import read_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = Path(sysconfig.get_paths()['purelib'])
@@ -263,7 +263,7 @@ def test_the_cache_of_the_weights(tmp_path, monkeypatch):
     import torch
     from safetensors.torch import save_file
 
-    from mmmeta.doctor.machine import check_machine
+    from mmmeta.commands.doctor.machine import check_machine
 
     home = tmp_path / 'home'
     home.mkdir()
@@ -305,7 +305,7 @@ def test_the_cache_of_the_weights(tmp_path, monkeypatch):
     ],
 )
 def test_a_gpu_that_torch_has_no_code_for(capability, archs, mark):
-    from mmmeta.doctor.machine import check_machine
+    from mmmeta.commands.doctor.machine import check_machine
 
     gpu = dict(name='Some GPU', capability=capability, free=2**30, total=2**31)
     facts = dict(gpus=[gpu], archs=archs, cuda='12.8')

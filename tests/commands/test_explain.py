@@ -14,8 +14,8 @@ from PIL import Image
 
 import mmmeta
 from mmmeta.cli import main
-from mmmeta.explain import Crop
-from mmmeta.explain_models import load_subject
+from mmmeta.commands.explain.maps import Crop
+from mmmeta.commands.explain.subjects import load_subject
 
 SMALL = dict(depths=(1, 1, 1, 1), dims=(16, 16, 16, 16))
 
@@ -157,7 +157,7 @@ def test_a_picture_has_a_row_an_image_and_a_column_a_model(image, tmp_path, caps
 def test_layers_and_layouts(name, shape, image):
     from pytorch_grad_cam import GradCAM
 
-    from mmmeta.explain import explain
+    from mmmeta.commands.explain.maps import explain
 
     shapes = []
 
@@ -179,7 +179,7 @@ def test_layers_and_layouts(name, shape, image):
 
 def test_tokens_are_laid_out_as_the_image(image):
     """Without its attention a DeiT's token is that of its patch."""
-    from mmmeta.explain import _to_maps
+    from mmmeta.commands.explain.maps import _to_maps
 
     subject = load_subject('timm:deit_tiny_patch16_224', random=True)
     view = subject.prepare(np.asarray(Image.open(image)))

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from mmmeta.cli import main
-from mmmeta.flops import count_parts, load
+from mmmeta.commands.flops.counting import count_parts, load
 from mmmeta.weights.zoo import ZOO
 
 COCO = 'configs/detection'

@@ -11,8 +11,8 @@ import cv2
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mmmeta import plot
 from mmmeta.cli import main
+from mmmeta.commands.plot import curves
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = """
@@ -92,18 +92,18 @@ def test_tensorboard_has_the_scalars(detection, segmentation):
 
 @pytest.mark.slow
 def test_a_resumed_training_is_one_run(detection):
-    series = plot.read_run(detection).series
+    series = curves.read_run(detection).series
     assert series['loss'].x == [2, 4, 6, 8, 10, 12, 14, 16, 18]
     assert series['coco/bbox_mAP'].x == [6, 12, 18]
     assert series['coco/bbox_mAP'].validation
-    alone = plot.read_run(max(path for path in detection.iterdir() if path.is_dir()))
+    alone = curves.read_run(max(path for path in detection.iterdir() if path.is_dir()))
     assert alone.series['loss'].x == [14, 16, 18]
     assert alone.series['loss'].y == series['loss'].y[-3:]
 
 
 @pytest.mark.slow
 def test_iterations_stay_as_they_are(segmentation):
-    series = plot.read_run(segmentation).series
+    series = curves.read_run(segmentation).series
     assert series['loss'].x[-3:] == [2, 4, 6]
     assert series['mIoU'].x == [3, 6]
 
@@ -151,7 +151,7 @@ def test_epochs_whose_last_steps_are_not_logged(tmp_path):
         records.append({'coco/bbox_mAP': epoch / 10, 'time': 0.1, 'step': epoch})
     records.append({'coco/bbox_mAP': 0.5, 'step': 290})
     write_log(tmp_path, '20260101_000000', records)
-    series = plot.read_run(tmp_path).series
+    series = curves.read_run(tmp_path).series
     assert series['coco/bbox_mAP'].x == [100, 200, 300, 290]
     assert series['coco/bbox_mAP'].y == [0.1, 0.2, 0.3, 0.5]
 
@@ -162,14 +162,14 @@ def test_a_repeated_training_is_the_newest(tmp_path):
     write_log(tmp_path, '20260102_000000', again, 'a = 1\nresume = False\n')
     write_log(tmp_path, '20260103_000000', [])  # killed before its first line
     (tmp_path / '20260104_000000').mkdir()  # a test
-    assert plot.read_run(tmp_path).series['loss'].x == [10, 20]
+    assert curves.read_run(tmp_path).series['loss'].x == [10, 20]
 
 
 def test_where_logs_overlap_the_resumed_one_holds(tmp_path):
     write_log(tmp_path, '20260101_000000', [step(i, 1.0) for i in (10, 20, 30, 40)])
     write_log(tmp_path, '20260102_000000', [step(30, 2.0)], 'resume = True\n')
     write_log(tmp_path, '20260103_000000', [step(30, 3.0), step(40, 3.0)])
-    loss = plot.read_run(tmp_path).series['loss']
+    loss = curves.read_run(tmp_path).series['loss']
     assert loss.x == [10, 20, 30, 40]
     assert loss.y == [1.0, 1.0, 3.0, 3.0]
 
@@ -178,7 +178,7 @@ def test_a_cut_off_last_line_is_left_out(tmp_path, capsys):
     file = write_log(tmp_path, '20260101_000000', [step(1), step(2), step(3)])
     text = file.read_text()
     file.write_text(text[:-20])
-    assert plot.read_run(tmp_path).series['loss'].x == [1, 2]
+    assert curves.read_run(tmp_path).series['loss'].x == [1, 2]
     file.write_text(text.replace('"iter": 2', '"iter": '))
     assert main(['plot', str(tmp_path)]) == 1
     assert f'{file}, line 2: not JSON' in capsys.readouterr().err
@@ -188,10 +188,10 @@ def test_keys_scale_and_smoothing(tmp_path):
     losses = [5.0, 1.0, 4.0, float('nan'), 2.0, 0.1]
     records = [step(10 * i, loss) for i, loss in enumerate(losses, 1)]
     write_log(tmp_path / 'run', '20260101_000000', records)
-    run = plot.read_run(tmp_path / 'run')
-    assert plot.choose_keys([run]) == ['loss', 'lr']  # the only term is the sum
-    assert plot.choose_keys([run], ['lr', 'loss*']) == ['lr', 'loss', 'loss_cls']
-    figure = plot.draw([run], ['loss', 'lr'], window=3, log=True)
+    run = curves.read_run(tmp_path / 'run')
+    assert curves.choose_keys([run]) == ['loss', 'lr']  # the only term is the sum
+    assert curves.choose_keys([run], ['lr', 'loss*']) == ['lr', 'loss', 'loss_cls']
+    figure = curves.draw([run], ['loss', 'lr'], window=3, log=True)
     loss, rate = figure.axes
     assert loss.get_yscale() == rate.get_yscale() == 'log'
     smoothed, raw = (list(line.get_ydata()) for line in loss.lines)
@@ -202,8 +202,8 @@ def test_keys_scale_and_smoothing(tmp_path):
 
 def test_many_runs_look_different(tmp_path):
     write_log(tmp_path / 'run', '20260101_000000', [step(1), step(2)])
-    runs = [plot.read_run(tmp_path / 'run', f'run {i}') for i in range(20)]
-    (axis,) = plot.draw(runs, ['loss']).axes
+    runs = [curves.read_run(tmp_path / 'run', f'run {i}') for i in range(20)]
+    (axis,) = curves.draw(runs, ['loss']).axes
     assert len({(line.get_color(), line.get_linestyle()) for line in axis.lines}) == 20
 
 
@@ -242,7 +242,7 @@ def test_tensorboard_missing_names_the_extra(tmp_path):
     code = (
         f'import sys; sys.path.insert(0, {str(tmp_path)!r})\n'
         'from mmengine.config import Config\n'
-        'from mmmeta.launch import set_tensorboard\n'
+        'from mmmeta.hosts.config import set_tensorboard\n'
         'set_tensorboard(Config(dict()))'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)

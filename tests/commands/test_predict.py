@@ -247,7 +247,7 @@ def test_scores_are_the_softmax_of_create_model(
 
 
 def test_inputs_and_what_is_made_of_them(tmp_path):
-    from mmmeta.predict_inputs import list_images, output_stems, relative_names
+    from mmmeta.commands.predict.inputs import list_images, output_stems, relative_names
 
     for name in ('in/x.jpg', 'in/x.PNG', 'in/deep/y.jpg', 'in/.z.jpg', 'in/n.txt'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

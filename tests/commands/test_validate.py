@@ -119,7 +119,7 @@ def test_images_that_cannot_be_read(data, checkpoint, ranked, tmp_path, capsys):
 
 
 def test_a_limit_takes_images_of_all_classes(data):
-    from mmmeta.validate import ClassFolders
+    from mmmeta.commands.validate.accuracy import ClassFolders
 
     class_map = {name: i for i, name in enumerate(sorted(CLASSES))}
     all_ = ClassFolders(data, class_map)
@@ -129,7 +129,7 @@ def test_a_limit_takes_images_of_all_classes(data):
 
 
 def test_a_part_of_imagenet_is_known_by_its_folders(tmp_path):
-    from mmmeta.validate import read_class_map
+    from mmmeta.commands.validate.accuracy import read_class_map
 
     names = ImageNetInfo('imagenet-1k').label_names()
     for index in (0, 217, 999):

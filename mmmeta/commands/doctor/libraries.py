@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mmmeta.doctor.finding import Finding
-from mmmeta.doctor.packages import Packages, install_command, owners, preferred
+from mmmeta.commands.doctor.finding import Finding
+from mmmeta.commands.doctor.packages import Packages, install_command, owners, preferred
 
 # What is imported, in this order, and what `check_machine` asks of the same process.
 MODULES = {
@@ -75,7 +75,7 @@ def check_libraries(probes: Probes, packages: Packages) -> list[Finding]:
     from mmmeta.version import __version__
 
     version = '.'.join(map(str, sys.version_info[:3]))
-    home = Path(__file__).parents[1]
+    home = Path(__file__).parents[2]
     findings = [
         Finding('python', 'ok', f'{version}, {sys.executable}'),
         Finding('mmmeta', 'ok', f'{__version__}, {home}'),

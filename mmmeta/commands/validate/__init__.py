@@ -1,4 +1,7 @@
-"""`mmmeta validate NAME DATA_DIR`: accuracy on a folder of class folders."""
+"""`mmmeta validate NAME DATA_DIR`: accuracy on a folder of class folders.
+
+`accuracy` measures it.
+"""
 
 import argparse
 import json
@@ -61,8 +64,13 @@ def run(args: argparse.Namespace) -> int:
             f'no folder {args.data_dir}; expected one with a folder for each class'
         )
 
-    from mmmeta.inference import pick_device
-    from mmmeta.validate import ClassFolders, evaluate, load_model, read_class_map
+    from mmmeta.commands.validate.accuracy import (
+        ClassFolders,
+        evaluate,
+        load_model,
+        read_class_map,
+    )
+    from mmmeta.hosts.predictor import pick_device
 
     device = pick_device(args.device)
     model, num_classes = load_model(row, args.checkpoint)

@@ -3,7 +3,7 @@
 import re
 from importlib import metadata
 
-from mmmeta.doctor.finding import Finding
+from mmmeta.commands.doctor.finding import Finding
 
 # name: the distributions that have it, of which one may be installed: they own the
 # same files. The first is the one to keep, unless the other host libraries are of

@@ -8,8 +8,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from mmmeta.doctor.finding import Finding
-from mmmeta.doctor.libraries import Probes
+from mmmeta.commands.doctor.finding import Finding
+from mmmeta.commands.doctor.libraries import Probes
 
 GIB = 2**30
 LITTLE_MEMORY, LITTLE_DISK = 2 * GIB, GIB  # one detector in training; its checkpoints

@@ -11,7 +11,7 @@ from mmmeta.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-    from mmmeta.inference import Predictor
+    from mmmeta.hosts.predictor import Predictor
 
 TOP = 5
 

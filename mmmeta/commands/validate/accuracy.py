@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from mmmeta.errors import UserError
-from mmmeta.inference import hush
+from mmmeta.hosts.predictor import hush
 from mmmeta.models.build import create_model, create_with_head
 from mmmeta.weights.zoo import Published
 

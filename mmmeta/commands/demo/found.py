@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmmeta.errors import UserError
-from mmmeta.inference import TASKS, load_config
+from mmmeta.hosts.config import TASKS, load_config, scope_of
 from mmmeta.weights.locate import is_remote
 
 
@@ -42,12 +42,7 @@ def make_model(config: str, checkpoint: str) -> Model:
         UserError: One of the two is not there, or the config is not of a detector,
             segmentor or classifier.
     """
-    scope = load_config(config).get('default_scope')
-    if scope not in TASKS:
-        raise UserError(
-            f'config {config} has default_scope {scope!r}; expected one of '
-            f'{", ".join(TASKS)}'
-        )
+    scope = scope_of(load_config(config), config)
     if not is_remote(checkpoint) and not os.path.isfile(checkpoint):
         raise UserError(
             f'no checkpoint {checkpoint}; expected a file, an address or mmmeta://NAME'

@@ -11,7 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmmeta.errors import UserError
-from mmmeta.inference import hush, load_config
+from mmmeta.hosts.config import load_config
+from mmmeta.hosts.predictor import hush
 from mmmeta.models.layers import ChannelLayerNorm, MapLayerNorm
 
 NORMS = (_BatchNorm, ChannelLayerNorm, MapLayerNorm, nn.GroupNorm, nn.LayerNorm)
@@ -106,7 +107,7 @@ def load(target: str) -> tuple[nn.Module, tuple[int, int]]:
     """
     if target.endswith('.py') or '::' in target:
         return _load_config(target)
-    from mmmeta import create_model
+    from mmmeta.models.build import create_model
     from mmmeta.weights.zoo import find
 
     arch, _, tag = target.partition('.')

@@ -1,4 +1,7 @@
-"""`mmmeta explain IMAGE --models MODEL`: where models look, side by side."""
+"""`mmmeta explain IMAGE --models MODEL`: where models look, side by side.
+
+`subjects` builds the models, `maps` computes the maps.
+"""
 
 import argparse
 from pathlib import Path
@@ -9,7 +12,7 @@ from mmmeta.errors import UserError, require
 if TYPE_CHECKING:
     import numpy as np
 
-    from mmmeta.explain import Explanation, Subject
+    from mmmeta.commands.explain.maps import Explanation, Subject
 
 METHODS = {
     'gradcam': 'GradCAM',
@@ -68,9 +71,9 @@ def run(args: argparse.Namespace) -> int:
     from matplotlib.backend_bases import FigureCanvasBase
     from tqdm import tqdm
 
-    from mmmeta.explain import explain
-    from mmmeta.explain_models import load_subject
-    from mmmeta.inference import pick_device
+    from mmmeta.commands.explain.maps import explain
+    from mmmeta.commands.explain.subjects import load_subject
+    from mmmeta.hosts.predictor import pick_device
 
     formats = FigureCanvasBase.get_supported_filetypes()
     if Path(args.out).suffix[1:].lower() not in formats:
@@ -95,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _read(path: str) -> 'np.ndarray':
     """Return an image (H, W, 3), uint8, RGB."""
-    from mmmeta.inference import read_image
+    from mmmeta.hosts.predictor import read_image
 
     try:
         return read_image(path)[..., ::-1].copy()
@@ -112,7 +115,7 @@ def _draw_grid(
     """Draw a row for each image and a column for each model, the images first."""
     from matplotlib.figure import Figure
 
-    from mmmeta.explain import overlay
+    from mmmeta.commands.explain.maps import overlay
 
     heights = [COLUMN * image.shape[0] / image.shape[1] for image in images]
     title_lines = max(subject.title.count('\n') + 1 for subject, _ in columns)
@@ -152,7 +155,7 @@ def _write_panels(
     import numpy as np
     from PIL import Image
 
-    from mmmeta.explain import overlay
+    from mmmeta.commands.explain.maps import overlay
 
     folder.mkdir(parents=True, exist_ok=True)
     for row, (path, image) in enumerate(zip(paths, images, strict=True), 1):

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmmeta.commands.explain.maps import Crop, Subject, View
 from mmmeta.errors import UserError, one_line
-from mmmeta.explain import Crop, Subject, View
-from mmmeta.inference import Predictor, build_predictor, hush
+from mmmeta.hosts.predictor import Predictor, build_predictor, hush
 from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.locate import locate
 from mmmeta.weights.reading import read_state_dict

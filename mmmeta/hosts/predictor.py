@@ -11,10 +11,11 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mmmeta.errors import UserError, one_line, require
-from mmmeta.predict_classes import class_names
+from mmmeta.hosts.classes import class_names
+from mmmeta.hosts.config import TASKS, load_config, scope_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-class Task(NamedTuple):
-    """What a host library is for: its models' base class, what they return."""
-
-    name: str
-    base: str
-    field: str
-
-
-TASKS = {
-    'mmdet': Task('detection', 'BaseDetector', 'pred_instances'),
-    'mmseg': Task('segmentation', 'BaseSegmentor', 'pred_sem_seg'),
-    'mmpretrain': Task('classification', 'BaseClassifier', 'pred_score'),
-}
 OPACITY = 0.6  # of the class colours over an image
 
 
@@ -170,36 +158,6 @@ def build_predictor(
 # -- what the user gave -----------------------------------------------------------
 
 
-def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config':
-    """Read a config.
-
-    Args:
-        name: A file, or `LIBRARY::PATH` for one in an installed library.
-        options: What to replace in it, by key with dots. Default: None.
-
-    Raises:
-        UserError: It does not exist or cannot be read.
-    """
-    from mmengine.config import Config
-
-    if '::' not in name and not os.path.isfile(name):
-        raise UserError(
-            f'no config file {name}; expected a path, such as those in configs/, or '
-            'LIBRARY::PATH, such as mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
-        )
-    try:
-        if '::' in name:
-            path = name if name.endswith('.py') else f'{name}.py'
-            # As a base: mmengine.hub would install a library that it does not find.
-            cfg = Config.fromstring(f'_base_ = {path!r}', '.py')
-        else:
-            cfg = Config.fromfile(name)
-        cfg.merge_from_dict(dict(options or {}))
-    except Exception as error:  # a config is code of the user's
-        raise UserError(f'config {name} cannot be read: {one_line(error)}') from error
-    return cfg
-
-
 def pick_device(name: str | None) -> str:
     """Return the device to run on.
 
@@ -279,14 +237,9 @@ def _without_transformers() -> Iterator[None]:
 
 def _check_config(cfg: 'Config', name: str) -> str:
     """Return the config's scope, or say what it lacks."""
-    scope = cfg.get('default_scope')
     if not cfg.get('model'):
         raise UserError(f'config {name} has no model')
-    if scope not in TASKS:
-        raise UserError(
-            f'config {name} has default_scope {scope!r}; expected one of '
-            f'{", ".join(TASKS)}'
-        )
+    scope = scope_of(cfg, name)
     loader = cfg.get('test_dataloader') or {}
     if 'pipeline' not in (loader.get('dataset') or {}):
         raise UserError(

@@ -1,4 +1,7 @@
-"""`mmmeta predict CONFIG CHECKPOINT INPUT...`: pictures and files of results."""
+"""`mmmeta predict CONFIG CHECKPOINT INPUT...`: pictures and files of results.
+
+`inputs` says which images are meant, `writers` write what was found.
+"""
 
 import argparse
 import os
@@ -7,15 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmengine.config import DictAction
-
-from mmmeta.commands.arguments import positive
+from mmmeta.commands.arguments import ConfigOptions, positive
 from mmmeta.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mmmeta.inference import Predictor
+    from mmmeta.hosts.predictor import Predictor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,16 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=ConfigOptions,
         metavar='KEY=VALUE',
         help='settings that replace those of the config; nested keys with dots',
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from mmmeta.inference import build_predictor
-    from mmmeta.predict_inputs import list_images, output_stems, relative_names
-    from mmmeta.predict_writers import WRITERS
+    from mmmeta.commands.predict.inputs import list_images, output_stems, relative_names
+    from mmmeta.commands.predict.writers import WRITERS
+    from mmmeta.hosts.predictor import build_predictor
 
     paths = list_images(args.inputs, args.out_dir)
     make_folder(args.out_dir)
@@ -114,7 +115,7 @@ def _outcomes(
     """Yield each image's index, its pixels and its data sample, or why it has none."""
     from tqdm import tqdm
 
-    from mmmeta.inference import read_image
+    from mmmeta.hosts.predictor import read_image
 
     with tqdm(total=len(paths), unit='image', disable=None) as bar:
         for start in range(0, len(paths), batch_size):

@@ -9,8 +9,8 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 
-from mmmeta.demo.engine import Prediction
-from mmmeta.inference import OPACITY
+from mmmeta.commands.demo.engine import Prediction
+from mmmeta.hosts.predictor import OPACITY
 
 # Smaller images are enlarged before labels are written on them; pixels.
 MIN_SIDE = 640

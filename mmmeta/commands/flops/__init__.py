@@ -1,4 +1,7 @@
-"""`mmmeta flops MODEL`: parameters and multiply-accumulates, by stage."""
+"""`mmmeta flops MODEL`: parameters and multiply-accumulates, by stage.
+
+`counting` counts them.
+"""
 
 import argparse
 import json
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING
 from mmmeta.errors import UserError
 
 if TYPE_CHECKING:
-    from mmmeta.flops import Complexity
+    from mmmeta.commands.flops.counting import Complexity
 
 MIN_SIZE = 32
 
@@ -30,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     shape = _shape(args.shape)
-    from mmmeta.flops import count_parts, load
+    from mmmeta.commands.flops.counting import count_parts, load
 
     model, default = load(args.model)
     shape = shape or default

@@ -1,7 +1,7 @@
 """Where models look: class activation maps of classifiers, detectors and segmentors.
 
-The maps themselves are those of the `grad-cam` library; `mmmeta.explain_models` says
-what it needs to know of a model.
+The maps themselves are those of the `grad-cam` library; `subjects` says what it
+needs to know of a model.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as tf
 
 from mmmeta.errors import UserError
-from mmmeta.inference import hush
+from mmmeta.hosts.predictor import hush
 
 if TYPE_CHECKING:
     from pytorch_grad_cam.base_cam import BaseCAM

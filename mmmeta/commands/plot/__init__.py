@@ -1,4 +1,7 @@
-"""`mmmeta plot WORK_DIR...`: curves of training logs."""
+"""`mmmeta plot WORK_DIR...`: curves of training logs.
+
+`curves` reads and draws them.
+"""
 
 import argparse
 from pathlib import Path
@@ -41,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mmmeta.plot import choose_keys, draw, read_run, save
+    from mmmeta.commands.plot.curves import choose_keys, draw, read_run, save
 
     if args.smooth is not None and args.smooth < 1:
         raise UserError(f'--smooth {args.smooth}: expected 1 or more logged values')

@@ -7,11 +7,12 @@ from html import escape
 import gradio as gr
 import numpy as np
 
-from mmmeta.demo import drawing
-from mmmeta.demo.engine import Engine, Prediction
-from mmmeta.demo.found import Model, make_model
+from mmmeta.commands.demo import drawing
+from mmmeta.commands.demo.engine import Engine, Prediction
+from mmmeta.commands.demo.found import Model, make_model
 from mmmeta.errors import UserError, one_line
-from mmmeta.inference import TASKS, read_image
+from mmmeta.hosts.config import TASKS
+from mmmeta.hosts.predictor import read_image
 
 THRESHOLD = 0.5
 # What to run where no model was found.

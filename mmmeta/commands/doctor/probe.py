@@ -71,7 +71,7 @@ def operators() -> dict:
 
 def allocator() -> dict:
     # By its path: the package's own import needs MMEngine.
-    file = Path(__file__).parents[1] / 'allocator.py'
+    file = Path(__file__).parents[2] / 'hosts' / 'allocator.py'
     return dict(tuned=runpy.run_path(str(file))['tune_allocator']())
 
 

@@ -1,23 +1,32 @@
-"""From command-line arguments to an MMEngine runner, for the three host libraries.
+"""Configs of the three host libraries: reading them, and what their options change.
 
-`tools/train.py` and `tools/test.py` are the callers. What differs between
-MMDetection, MMSegmentation and MMPretrain is looked up by the config's
-`default_scope`.
+What differs between MMDetection, MMSegmentation and MMPretrain is looked up by the
+config's `default_scope`.
 """
 
-import argparse
-import os
 import os.path as osp
-import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmengine.config import Config, DictAction
+from mmmeta.errors import UserError, one_line, require
 
-from mmmeta.allocator import tune_allocator
-from mmmeta.errors import UserError, require
-from mmmeta.weights.errors import CheckpointError
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
+
+class Task(NamedTuple):
+    """What a host library is for: its models' base class, what they return."""
+
+    name: str
+    base: str
+    field: str
+
+
+TASKS = {
+    'mmdet': Task('detection', 'BaseDetector', 'pred_instances'),
+    'mmseg': Task('segmentation', 'BaseSegmentor', 'pred_sem_seg'),
+    'mmpretrain': Task('classification', 'BaseClassifier', 'pred_score'),
+}
 # Where to get the data sets that the configs use, and the folders they need.
 DATASETS = {
     'coco': (
@@ -37,56 +46,52 @@ DATASETS = {
 }
 
 
-def parser_for(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that training and testing share."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file')
-    parser.add_argument(
-        '--work-dir',
-        help='where logs and checkpoints go (default: work_dirs/NAME-OF-CONFIG)',
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings that replace those of the config, as key=value pairs; nested '
-        'keys with dots, lists as key="[a,b]"',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher (default: none)',
-    )
-    # torch.distributed.launch passes --local-rank; torchrun sets LOCAL_RANK.
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
-    )
-    return parser
+def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config':
+    """Read a config.
 
-
-def load_config(args: argparse.Namespace) -> Config:
-    """Read the config and apply the options of `parser_for`.
+    Args:
+        name: A file, or `LIBRARY::PATH` for one in an installed library.
+        options: What to replace in it, by key with dots. Default: None.
 
     Raises:
-        UserError: The config does not exist.
+        UserError: It does not exist or cannot be read.
     """
-    if not osp.isfile(args.config):
-        raise UserError(f'no config file {args.config}; see configs/')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    cfg.launcher = args.launcher
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        name = osp.splitext(osp.basename(args.config))[0]
-        cfg.work_dir = osp.join('work_dirs', name)
+    from mmengine.config import Config
+
+    if '::' not in name and not osp.isfile(name):
+        raise UserError(
+            f'no config file {name}; expected a path, such as those in configs/, or '
+            'LIBRARY::PATH, such as mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+        )
+    try:
+        if '::' in name:
+            path = name if name.endswith('.py') else f'{name}.py'
+            # As a base: mmengine.hub would install a library that it does not find.
+            cfg = Config.fromstring(f'_base_ = {path!r}', '.py')
+        else:
+            cfg = Config.fromfile(name)
+        cfg.merge_from_dict(dict(options or {}))
+    except Exception as error:  # a config is code of the user's
+        raise UserError(f'config {name} cannot be read: {one_line(error)}') from error
     return cfg
 
 
-def set_amp(cfg: Config) -> None:
+def scope_of(cfg: 'Config', name: str) -> str:
+    """Return the host library that a config is of, a key of `TASKS`.
+
+    Raises:
+        UserError: It is of none of them; `name` says which config.
+    """
+    scope = cfg.get('default_scope')
+    if scope not in TASKS:
+        raise UserError(
+            f'config {name} has default_scope {scope!r}; expected one of '
+            f'{", ".join(TASKS)}'
+        )
+    return scope
+
+
+def set_amp(cfg: 'Config') -> None:
     """Switch a config to mixed precision training.
 
     Raises:
@@ -100,7 +105,7 @@ def set_amp(cfg: Config) -> None:
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
-def set_auto_scale_lr(cfg: Config) -> None:
+def set_auto_scale_lr(cfg: 'Config') -> None:
     """Let the runner scale the learning rate to the batch size of this run.
 
     Raises:
@@ -114,7 +119,7 @@ def set_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def set_resume(cfg: Config, resume: str) -> None:
+def set_resume(cfg: 'Config', resume: str) -> None:
     """Continue a run: `resume` is a checkpoint, or 'auto' for the newest one.
 
     Raises:
@@ -129,7 +134,7 @@ def set_resume(cfg: Config, resume: str) -> None:
     cfg.load_from = resume
 
 
-def set_tensorboard(cfg: Config) -> None:
+def set_tensorboard(cfg: 'Config') -> None:
     """Write what is logged for TensorBoard too, beside MMEngine's own files.
 
     Raises:
@@ -143,7 +148,7 @@ def set_tensorboard(cfg: Config) -> None:
     cfg.visualizer = dict(visualizer, vis_backends=backends)
 
 
-def set_visualization(cfg: Config, show: bool, show_dir: str | None) -> None:
+def set_visualization(cfg: 'Config', show: bool, show_dir: str | None) -> None:
     """Draw predictions in test: in windows, into `show_dir`, or both.
 
     The host libraries spell this differently; `show_dir` means the same for all.
@@ -171,7 +176,7 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None) -> None:
         raise UserError(f'--show-dir: unknown default_scope {scope!r} in the config')
 
 
-def set_tta(cfg: Config) -> None:
+def set_tta(cfg: 'Config') -> None:
     """Test at several scales and flips, averaged, as the config's `tta_*` say.
 
     Raises:
@@ -184,7 +189,7 @@ def set_tta(cfg: Config) -> None:
     cfg.model = dict(cfg.tta_model, module=cfg.model)
 
 
-def add_output(cfg: Config, out: str) -> None:
+def add_output(cfg: 'Config', out: str) -> None:
     """Write the test's predictions to `out`.
 
     A pickle of the predictions for detectors and classifiers, a folder of PNG maps
@@ -216,7 +221,7 @@ def _dataset_cfgs(dataset: dict) -> Iterator[dict]:
         yield dataset
 
 
-def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
+def check_data(cfg: 'Config', loaders: tuple[str, ...]) -> None:
     """Look for the data before anything is built.
 
     Args:
@@ -249,23 +254,3 @@ def _how_to_get(dataset: dict, root: str) -> str:
         f'{what}, link to it (ln -s /path/to/it {root.rstrip("/")}), or set data_root '
         'of each data loader (and ann_file of the evaluators) with --cfg-options'
     )
-
-
-def build_runner(cfg: Config) -> Any:
-    """Build MMEngine's runner, or the one that `runner_type` names."""
-    from mmengine.registry import RUNNERS
-    from mmengine.runner import Runner
-
-    import mmmeta.weights.scheme  # noqa: F401  (what is resumed may have no model of ours)
-
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-
-
-def run(main: Callable[[], None]) -> None:
-    """Call a tool's main function; an error of the user's is one line, exit code 1."""
-    if tune_allocator():
-        print('glibc keeps freed memory (MMMETA_MALLOC=0: it does not)', flush=True)
-    try:
-        main()
-    except (UserError, CheckpointError) as error:
-        sys.exit(f'error: {error}')

@@ -11,11 +11,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmmeta.demo.found import Model, find_models
+from mmmeta.commands.demo.found import Model, find_models
 from mmmeta.errors import UserError, require
 
 if TYPE_CHECKING:
-    from mmmeta.demo.page import Page
+    from mmmeta.commands.demo.page import Page
 
 PORT = 7860
 NUM_EXAMPLES = 4
@@ -44,7 +44,7 @@ def serve(
     with tempfile.TemporaryDirectory(prefix='mmmeta-demo-') as folder:
         _keep_private(folder)
         gr = require('gradio', 'demo', 'mmmeta demo')
-        from mmmeta.demo.page import CSS
+        from mmmeta.commands.demo.page import CSS
 
         page = _make_page(given, host, device, Path(folder))
         page.blocks.launch(
@@ -119,8 +119,8 @@ def _find_port(host: str, port: int | None) -> int:
 def _make_page(
     given: list[Model], host: str, device: str | None, folder: Path
 ) -> 'Page':
-    from mmmeta.demo.engine import Engine
-    from mmmeta.demo.page import Page
+    from mmmeta.commands.demo.engine import Engine
+    from mmmeta.commands.demo.page import Page
 
     def find() -> list[Model]:
         models, left_out = find_models()

@@ -1,4 +1,9 @@
-"""`mmmeta doctor`: what is wrong with this installation, and what mends it."""
+"""`mmmeta doctor`: what is wrong with this installation, and what mends it.
+
+`examine` gathers what `packages` (metadata), `libraries` (imports, in the process of
+`probe`) and `machine` find, each a `Finding`. Only the standard library is needed, and
+of mmmeta nothing that needs another: it runs where MMEngine or PyTorch does not import.
+"""
 
 import argparse
 import json
@@ -13,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mmmeta.doctor import examine
+    from mmmeta.commands.doctor.examine import examine
 
     findings = examine()
     problems = sum(finding.mark == 'problem' for finding in findings)

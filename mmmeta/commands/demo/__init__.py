@@ -1,4 +1,8 @@
-"""`mmmeta demo [CONFIG CHECKPOINT]`: a page in the browser."""
+"""`mmmeta demo [CONFIG CHECKPOINT]`: a page in the browser.
+
+`found` looks for trained models, `engine` runs one, `drawing` shows what it found,
+`page` is the page, and `server` serves it.
+"""
 
 import argparse
 
@@ -25,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mmmeta.demo.found import make_model
-    from mmmeta.demo.server import serve
+    from mmmeta.commands.demo.found import make_model
+    from mmmeta.commands.demo.server import serve
     from mmmeta.errors import UserError
 
     if args.config and not args.checkpoint:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmmeta.demo.found import Model
-from mmmeta.inference import Predictor, build_predictor, pick_device
+from mmmeta.commands.demo.found import Model
+from mmmeta.hosts.predictor import Predictor, build_predictor, pick_device
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""From command-line arguments to an MMEngine runner, for the three host libraries.
+
+`tools/train.py` and `tools/test.py` are the callers.
+"""
+
+import argparse
+import os
+import os.path as osp
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from mmmeta.errors import UserError
+from mmmeta.hosts.allocator import tune_allocator
+from mmmeta.weights.errors import CheckpointError
+
+
+def parser_for(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that training and testing share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--work-dir',
+        help='where logs and checkpoints go (default: work_dirs/NAME-OF-CONFIG)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings that replace those of the config, as key=value pairs; nested '
+        'keys with dots, lists as key="[a,b]"',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher (default: none)',
+    )
+    # torch.distributed.launch passes --local-rank; torchrun sets LOCAL_RANK.
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+    return parser
+
+
+def config_of(args: argparse.Namespace) -> Config:
+    """Read the config and apply the options of `parser_for`.
+
+    Raises:
+        UserError: The config does not exist.
+    """
+    if not osp.isfile(args.config):
+        raise UserError(f'no config file {args.config}; see configs/')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        name = osp.splitext(osp.basename(args.config))[0]
+        cfg.work_dir = osp.join('work_dirs', name)
+    return cfg
+
+
+def build_runner(cfg: Config) -> Any:
+    """Build MMEngine's runner, or the one that `runner_type` names."""
+    from mmengine.registry import RUNNERS
+    from mmengine.runner import Runner
+
+    import mmmeta.weights.scheme  # noqa: F401  (what is resumed may have no model of ours)
+
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a tool's main function; an error of the user's is one line, exit code 1."""
+    if tune_allocator():
+        print('glibc keeps freed memory (MMMETA_MALLOC=0: it does not)', flush=True)
+    try:
+        main()
+    except (UserError, CheckpointError) as error:
+        sys.exit(f'error: {error}')
