@@ -1,6 +1,6 @@
 """Time mmcv's compiled NMS and RoIAlign beside those that mmmeta makes of torchvision.
 
-python benchmarks/mmcv_ops.py          (where mmcv was compiled)
+python -m benchmarks.mmcv_ops          (where mmcv was compiled)
 
 Sizes are those of a Mask R-CNN on two images of 800x1216 in training. Alternatives are
 interleaved in one process; a row is the median in milliseconds, and compiled / ours.

@@ -7,7 +7,7 @@ import torch
 from models.changes import CHANGES, blocks, build, worst
 from torch import nn
 
-from mmmeta.bench.measure import saved_bytes
+from benchmarks.measure import saved_bytes
 from mmmeta.models import FAMILIES
 
 X = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))

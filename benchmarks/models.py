@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmmeta.bench.cases import WHOLE, Case
+from benchmarks.cases import WHOLE, Case
 from mmmeta.models.metaformer import MetaFormerBlock
 from mmmeta.weights.state import parse, to_layout
 

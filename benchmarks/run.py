@@ -14,9 +14,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mmmeta.bench.cases import BOUNDS, Alternative, Case
-from mmmeta.bench.report import compare, summarise
+from benchmarks.cases import BOUNDS, Alternative, Case
+from benchmarks.report import compare, summarise
 
+ROOT = Path(__file__).resolve().parents[1]  # where `benchmarks` is found
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 1000
 MIB = 2**20
 # With it fixed, glibc gives every larger buffer back as soon as it is freed, and
@@ -52,7 +53,7 @@ class WorkerError(RuntimeError):
 
 
 class Worker:
-    """A process with one session of `mmmeta.bench.worker`.
+    """A process with one session of `benchmarks.worker`.
 
     Args:
         case: What it measures.
@@ -77,11 +78,12 @@ class Worker:
         self.log = folder / 'log.txt'
         with self.log.open('a') as log:
             self.process = subprocess.Popen(
-                [sys.executable, '-m', 'mmmeta.bench.worker', str(folder)],
+                [sys.executable, '-m', 'benchmarks.worker', str(folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                cwd=ROOT,
                 env=env,
             )
         self.environment = self.ask(
@@ -142,7 +144,7 @@ def run_case(
     Returns:
         The fields of the case, and 'name', 'environment' (by process), 'least_ms' (the
         fewest bytes over the bandwidth, on a GPU), 'rows' and 'comparisons', as
-        `mmmeta.bench.report` shows them.
+        `benchmarks.report` shows them.
 
     Raises:
         WorkerError: A process ended, or mmmeta cannot compute the expected outputs.

@@ -1,6 +1,6 @@
 """A process that builds alternatives of one case and calls them when told to.
 
-    python -m mmmeta.bench.worker FOLDER
+    python -m benchmarks.worker FOLDER
 
 It answers each line of JSON on stdin, `[method of Session, arguments]`, with one on
 stdout, `{"result": ...}` or `{"error": message}`. FOLDER holds the weights, the images
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import mmmeta
-from mmmeta.bench import measure, models
-from mmmeta.bench.cases import OPTIMISED, Alternative, Case
-from mmmeta.bench.environment import environment
+from benchmarks import measure, models
+from benchmarks.cases import OPTIMISED, Alternative, Case
+from benchmarks.environment import environment
 from mmmeta.hosts.allocator import tune_allocator
 from mmmeta.weights.state import parse
 

@@ -6,7 +6,7 @@ from statistics import median, quantiles
 from textwrap import shorten
 from typing import Any
 
-from mmmeta.bench.cases import OPTIMISED
+from benchmarks.cases import OPTIMISED
 
 Facts = Mapping[str, Any]
 

@@ -1,17 +1,37 @@
-"""`mmmeta bench`: speed and memory beside the other implementations."""
+"""Speed and memory beside the other implementations.
+
+python -m benchmarks --quick
+python -m benchmarks --cases '*/1x800x1216/*' --json bench.json --plot bench.png
+"""
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmmeta.cli import exit_status
 from mmmeta.commands.arguments import positive
 from mmmeta.errors import UserError
 
+NAME = 'benchmarks'
 QUICK_CASE = 'backbone/poolformer_s12/1x224x224/float32'
 QUICK_ROWS = ('* eager', '* eager *')
 QUICK_ROUNDS = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status.
+
+    Args:
+        argv: The arguments. Default: those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        'python -m benchmarks', description=__doc__.split('\n')[0]
+    )
+    add_arguments(parser)
+    return exit_status(NAME, run, parser.parse_args(argv))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mmmeta.bench.cases import select_alternatives, select_cases
+    from benchmarks.cases import select_alternatives, select_cases
 
     patterns = args.cases or ([QUICK_CASE] if args.quick else ['*'])
     names = args.alternatives or (QUICK_ROWS if args.quick else ['*'])
@@ -93,8 +113,8 @@ def _check_files(*paths: Path | None) -> None:
 
 
 def _measure(args: argparse.Namespace, chosen: list[tuple[Any, list]]) -> int:
-    from mmmeta.bench.report import describe, show
-    from mmmeta.bench.run import Settings, WorkerError, run_case
+    from benchmarks.report import describe, show
+    from benchmarks.run import Settings, WorkerError, run_case
 
     settings = Settings(
         device=args.device,
@@ -110,7 +130,7 @@ def _measure(args: argparse.Namespace, chosen: list[tuple[Any, list]]) -> int:
         try:
             result = run_case(case, rows, settings)
         except WorkerError as error:
-            print(f'mmmeta bench: {case.name}: {error}', file=sys.stderr)
+            print(f'{NAME}: {case.name}: {error}', file=sys.stderr)
             failures += 1
             continue
         if not results:
@@ -121,7 +141,11 @@ def _measure(args: argparse.Namespace, chosen: list[tuple[Any, list]]) -> int:
         if args.json:  # after each case, so that an interrupted run leaves something
             args.json.write_text(json.dumps(results, indent=1))
     if args.plot and results:
-        from mmmeta.bench.plot import plot
+        from benchmarks.plot import plot
 
         plot(results, args.plot)
     return 1 if failures else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from mmmeta.bench.cases import (
+from benchmarks.__main__ import main
+from benchmarks.cases import (
     Alternative,
     Case,
     alternatives,
     select_alternatives,
     select_cases,
 )
-from mmmeta.bench.measure import fewest_bytes, peak_bytes, saved_bytes
-from mmmeta.bench.report import show, summarise
-from mmmeta.bench.run import Settings, run_case
-from mmmeta.cli import main
+from benchmarks.measure import fewest_bytes, peak_bytes, saved_bytes
+from benchmarks.report import show, summarise
+from benchmarks.run import Settings, run_case
 from mmmeta.errors import UserError
 
 INFERENCE = 'backbone/poolformer_s12/1x64x64/float32'
@@ -25,7 +25,7 @@ TRAINING = 'training/poolformer_s12/1x64x64/float32'
 PAIR = ('mmpretrain', 'mmmeta')
 WRONG_PEER = """
 import torch
-from mmmeta.bench import models
+from benchmarks import models
 
 def other_weights(case, state, normalised):
     model = models.timm(case, state, normalised)
@@ -44,7 +44,7 @@ def test_from_the_command_line_to_files(tmp_path, capsys):
     file, picture = tmp_path / 'bench.json', tmp_path / 'bench.png'
     status = main(
         [
-            *('bench', '--cases', INFERENCE, '--rounds', '3', '--seconds', '0'),
+            *('--cases', INFERENCE, '--rounds', '3', '--seconds', '0'),
             *('--alternatives', 'mmmeta eager', '*contiguous', '*users'),
             *('--no-memory', '--threads', '1'),
             *('--json', str(file), '--plot', str(picture)),
@@ -177,17 +177,17 @@ def test_cases_and_rows_are_chosen_by_name():
 
 
 def test_wrong_arguments_say_what_to_do(tmp_path, capsys):
-    assert main(['bench', '--quick', '--alternatives', 'jax*']) == 1
+    assert main(['--quick', '--alternatives', 'jax*']) == 1
     assert 'it has mmmeta eager, ' in capsys.readouterr().err
-    assert main(['bench', '--quick', '--json', str(tmp_path / 'a/b.json')]) == 1
+    assert main(['--quick', '--json', str(tmp_path / 'a/b.json')]) == 1
     assert 'no folder' in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:
-        main(['bench', '--rounds', '0'])
+        main(['--rounds', '0'])
     assert stopped.value.code == 2
 
 
 def test_list(capsys):
-    assert main(['bench', '--list', '--cases', 'retinanet/*']) == 0
+    assert main(['--list', '--cases', 'retinanet/*']) == 0
     listed = capsys.readouterr().out.split('\n')
     assert '  retinanet/poolformer_s12/1x800x1216/float32' in listed
     assert '  mmpretrain as users' in listed

@@ -1,7 +1,7 @@
 """Measure the memory that attention takes at the size of a detector's images.
 
-    python tools/attention_memory.py                # both tables
-    python tools/attention_memory.py --size 512 512
+    python -m benchmarks.attention_memory                # both tables
+    python -m benchmarks.attention_memory --size 512 512
 
 One table is a Mask R-CNN forward with CAFormer-S18, by three implementations of the
 backbone on the same weights: mmmeta's, timm's, and mmmeta's with a matrix of scores
@@ -17,10 +17,9 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-MIB = 2**20
+from benchmarks.run import GIVE_BACK, MIB, ROOT
+
 CAFORMER = [('mask_rcnn', kind, 'forward') for kind in ('mmmeta', 'timm', 'naive')]
 UNIFORMER = [
     (mode, kind, step)
@@ -34,22 +33,6 @@ def naive_attention(query, key, value):
     """Stand in for `scaled_dot_product_attention`: the scores are a matrix."""
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
     return scores.softmax(-1) @ value
-
-
-def resident(field: str) -> int:
-    """Bytes of this process: 'VmRSS' now, 'VmHWM' at the peak."""
-    for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f'/proc/self/status has no {field}: this needs Linux')
-
-
-def peak(call) -> float:
-    """MiB at the peak of a call beyond what is held before it."""
-    Path('/proc/self/clear_refs').write_text('5')  # the peak counts from here
-    before = resident('VmRSS')
-    call()
-    return (resident('VmHWM') - before) / MIB
 
 
 def detector(kind: str):
@@ -95,6 +78,7 @@ def measure(what: str, kind: str, step: str, size: tuple[int, int]) -> dict:
     import torch
     from mmengine.registry import MODELS
 
+    from benchmarks.measure import peak_bytes
     from mmmeta.models import token_mixers
 
     if kind == 'naive':
@@ -128,8 +112,12 @@ def measure(what: str, kind: str, step: str, size: tuple[int, int]) -> dict:
                 if step == 'training':
                     out[0].square().mean().backward()
 
-    mib = peak(call)
-    return dict(mib=mib, check=[float(m.detach().double().abs().mean()) for m in out])
+    peak = peak_bytes(call)
+    if peak is None:
+        raise RuntimeError('this needs Linux, which says what is resident at the peak')
+    return dict(
+        mib=peak / MIB, check=[float(m.detach().double().abs().mean()) for m in out]
+    )
 
 
 def main() -> None:
@@ -143,13 +131,14 @@ def main() -> None:
         return
     found = {}
     for case in CAFORMER + UNIFORMER:
-        command = [sys.executable, __file__, '--size', *map(str, size)]
+        command = [sys.executable, '-m', __spec__.name, '--size', *map(str, size)]
         done = subprocess.run(
             [*command, '--case', *case],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
-            env={**os.environ, 'PYTHONWARNINGS': 'ignore'},
+            cwd=ROOT,
+            env={**os.environ, **GIVE_BACK, 'PYTHONWARNINGS': 'ignore'},
         )
         found[case] = json.loads(done.stdout.splitlines()[-1])
         what, kind, step = case

@@ -15,7 +15,7 @@ WHOLE = {  # task: (folder of its config, start of the config's name)
 TASKS = ('backbone', 'training', *WHOLE)
 # How far outputs may be off for a row to count, see `worker.difference`.
 BOUNDS = {'float32': 1e-4, 'bfloat16': 0.1}
-MODELS = 'mmmeta.bench.models'
+MODELS = 'benchmarks.models'
 # Backends of mmmeta.optimize by device.
 BACKENDS = {'cpu': ('onednn', 'inductor', 'openvino'), 'cuda': ('inductor', 'triton')}
 OPTIMISED = tuple(sorted({*BACKENDS['cpu'], *BACKENDS['cuda']}))
