@@ -1,5 +1,6 @@
 """The `mmmeta` command itself: what it imports, its exit codes, its completion."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,22 @@ from mmmeta.cli import main
 from mmmeta.commands import COMMANDS
 
 HEAVY = {'torch', 'torchvision', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'matplotlib'}
+# Import mmmeta with one command line, then print which of some modules there are after
+# each of several calls.
+CALLS = """
+import json, sys
+calls, looked_for = json.loads(sys.argv.pop())
+import mmmeta.cli
+found = []
+for call in calls:
+    try:
+        mmmeta.cli.main(call)
+    except SystemExit as end:
+        assert not end.code
+    tops = {name.partition('.')[0] for name in sys.modules}
+    found.append(sorted(tops & {*looked_for}))
+print(json.dumps(found), file=sys.stderr)
+"""
 MMMETA = [sys.executable, '-m', 'mmmeta.cli']
 
 
@@ -21,37 +38,40 @@ def command(*args: str, **kwargs) -> subprocess.CompletedProcess:
     )
 
 
-def imported(*args: str) -> set[str]:
-    """The top modules that a call imports."""
-    code = (
-        'import sys\n'
-        'from mmmeta.cli import main\n'
-        'try: main(sys.argv[1:])\n'
-        'finally: print(*sys.modules, file=sys.stderr)'
-    )
+def imported(started_as: list[str], calls: list[list[str]], *names: str) -> dict:
+    """Which of the top modules a process has after each call, one after the other."""
+    code = f'import sys; sys.argv[:-1] = {started_as}\n{CALLS}'
+    order = json.dumps([calls, [*HEAVY, *names]])
     done = subprocess.run(
-        [sys.executable, '-c', code, *args], capture_output=True, text=True, timeout=120
+        [sys.executable, '-c', code, order], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    return {name.partition('.')[0] for name in done.stderr.split()}
+    found = json.loads(done.stderr.splitlines()[-1])
+    return {' '.join(c): names for c, names in zip(calls, found, strict=True)}
 
 
-@pytest.mark.parametrize(
-    'args',
-    [
+def test_the_package_imports_nothing_heavy():
+    assert imported(['mmmeta', 'list'], [['list', 'caformer*']]) == {
+        'list caformer*': []
+    }
+
+
+def test_arguments_need_neither_torch_nor_mmengine():
+    """As `mmmeta doctor` starts, where the package itself does not ask for MMEngine.
+
+    `completion` builds the parser of every command.
+    """
+    calls = [
         ['--help'],
         ['--version'],
         ['list', 'caformer*'],
         ['info', 'caformer_s18'],
-        ['completion', 'bash'],
         *([name, '--help'] for name in COMMANDS),
-    ],
-    ids=' '.join,
-)
-def test_nothing_heavy_is_imported(args):
-    modules = imported(*args)
-    assert 'mmmeta' in modules
-    assert not HEAVY & modules
+        ['completion', 'bash'],
+    ]
+    found = imported(['mmmeta', 'doctor'], calls, 'mmengine')
+    assert len(found) == len(COMMANDS) + 5
+    assert not any(found.values()), found
 
 
 def test_help_names_every_command():

@@ -1,0 +1,118 @@
+"""Arrows between the folders of the package go one way.
+
+commands -> hosts, datasets, optimize -> models -> ops, weights
+"""
+
+import ast
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+BASE = {'errors', 'registry', 'version'}  # what everything may import
+# Folders, and files at the top of the package, and what else they may import.
+ALLOWED = {
+    '__init__': set(),  # what it has is loaded at first use, by name
+    'cli': {'commands', 'hosts'},
+    'utils': {'models'},
+    'commands': {'hosts', 'datasets', 'optimize', 'models', 'weights', 'ops'},
+    'hosts': {'models', 'weights', 'ops'},
+    'datasets': set(),
+    'optimize': {'models', 'ops'},
+    'models': {'ops', 'weights'},
+    'ops': set(),
+    'weights': set(),
+    **{name: set() for name in BASE},
+}
+FEWEST = 100  # imports of the package's own, of which there are more
+
+
+def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the name of all that a file of `package` imports.
+
+    Imports in functions and for type checkers are among them; a name that is taken
+    from a package is given as part of it, for it may be a module.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            # One dot is the package itself, each further one the package above.
+            above = package.rsplit('.', node.level - 1)[0] if node.level else ''
+            module = '.'.join(filter(None, (above, node.module)))
+            yield from ((node.lineno, f'{module}.{a.name}') for a in node.names)
+
+
+def room(name: str, root: Path) -> str:
+    """Return the folder or top file that a module of the package is in."""
+    first = name.split('.')[1] if '.' in name else ''
+    known = (root / first).is_dir() or (root / f'{first}.py').is_file()
+    return first if first and known else '__init__'
+
+
+@pytest.fixture(scope='module')
+def edges(root) -> dict[tuple[str, str], list[str]]:
+    """From folder to folder: the lines that import so."""
+    package = root / 'mmmeta'
+    found: dict[tuple[str, str], list[str]] = {}
+    for file in sorted(package.rglob('*.py')):
+        parts = file.relative_to(package).parts
+        if parts[0].startswith('.'):  # .mim, with links to what is not the package
+            continue
+        here = parts[0].removesuffix('.py')
+        inside = '.'.join(['mmmeta', *parts[:-1]])
+        for line, name in imported(ast.parse(file.read_text()), inside):
+            if name == 'mmmeta' or name.startswith('mmmeta.'):
+                there = room(name, package)
+                place = f'{file.relative_to(root)}:{line}'
+                places = found.setdefault((here, there), [])
+                if place not in places:  # several names of one line
+                    places.append(place)
+    return found
+
+
+def test_all_imports_are_seen(edges):
+    assert sum(map(len, edges.values())) > FEWEST
+    for edge in (('commands', 'hosts'), ('hosts', 'models'), ('models', 'weights')):
+        assert edge in edges
+    # In functions alone, and for type checkers.
+    assert any('writers.py' in place for place in edges['commands', 'hosts'])
+    assert any('utils.py' in place for place in edges['utils', 'models'])
+    code = 'from . import a\nfrom ..ops import b\nfrom .c import d\nimport e.f as g'
+    assert [name for _, name in imported(ast.parse(code), 'mmmeta.models')] == [
+        *('mmmeta.models.a', 'mmmeta.ops.b', 'mmmeta.models.c.d', 'e.f')
+    ]
+
+
+def test_no_circle_between_folders(edges):
+    onward: dict[str, set[str]] = {}
+    for here, there in edges:
+        if here != there:
+            onward.setdefault(here, set()).add(there)
+    done: set[str] = set()
+
+    def walk(path: list[str]) -> None:
+        for there in sorted(onward.get(path[-1], ())):
+            if there in path:
+                circle = [*path[path.index(there) :], there]
+                lines = '\n'.join(
+                    f'{a} -> {b}: {", ".join(edges[a, b])}' for a, b in pairwise(circle)
+                )
+                pytest.fail(f'{" -> ".join(circle)}\n{lines}', pytrace=False)
+            if there not in done:
+                walk([*path, there])
+        done.add(path[-1])
+
+    for start in sorted(onward):
+        walk([start])
+
+
+def test_arrows_go_one_way(edges):
+    wrong = [
+        f'{here} -> {there}: {", ".join(places)}'
+        for (here, there), places in sorted(edges.items())
+        if here != there and there not in ALLOWED.get(here, set()) | BASE
+    ]
+    if wrong:
+        pytest.fail('\n'.join(wrong), pytrace=False)
