@@ -11,7 +11,6 @@ from benchmarks.__main__ import main
 from benchmarks.cases import (
     Alternative,
     Case,
-    alternatives,
     select_alternatives,
     select_cases,
 )
@@ -84,42 +83,33 @@ def test_from_the_command_line_to_files(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_training_step():
-    case = Case.parse(TRAINING)
-    rows = select_alternatives(case, ['timm eager contiguous'])
-    result = run_case(case, rows, Settings(threads=1, rounds=1, memory=False))
-    own, timm = result['rows']
-    assert own['name'] == 'mmmeta eager' and own['error'] == 0
-    assert timm['counts'] and 0 < timm['error'] <= 1e-4  # of maps and gradients
-    line = next(c for c in result['comparisons'] if c['figure'] == 'saved_mib')
-    assert line['values'] == [timm['saved_mib'], own['saved_mib']]
-    assert own['saved_mib'] > 1
-    assert f'saved for backward: timm eager contiguous {timm["saved_mib"]:.1f} /' in (
-        show(result)
-    )
-
-
-@pytest.mark.slow
-def test_other_weights_do_not_count(tmp_path, monkeypatch):
+def test_a_training_step_beside_what_does_not_count(tmp_path, monkeypatch):
     (tmp_path / 'wrong_peer.py').write_text(WRONG_PEER)
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
-    case = Case.parse(INFERENCE)
+    case = Case.parse(TRAINING)
     rows = [
-        alternatives(case)[0],
-        Alternative('wrong weights', 'wrong_peer:other_weights'),
-        Alternative('missing', 'wrong_peer:no_such_function'),
+        *select_alternatives(case, ['timm eager contiguous']),
+        Alternative('timm eager wrong', 'wrong_peer:other_weights'),
+        Alternative('timm eager missing', 'wrong_peer:no_such_function'),
     ]
-    result = run_case(case, rows, Settings(threads=1, rounds=2, memory=False))
-    own, wrong, missing = result['rows']
+    result = run_case(case, rows, Settings(threads=1, rounds=1, memory=False))
+    own, timm, wrong, missing = result['rows']
+    assert own['name'] == 'mmmeta eager'
     assert own['counts'] and own['error'] == 0
+    assert timm['counts'] and 0 < timm['error'] <= 1e-4  # of maps and gradients
     assert not wrong['counts'] and 1e-4 < wrong['error'] < 1
     assert wrong['median_ms'] > 0 and wrong['to_mmmeta'] is None
     assert not missing['counts'] and 'median_ms' not in missing
-    assert result['comparisons'] == []
+
+    lines = {line['figure']: line['values'] for line in result['comparisons']}
+    assert lines == {key: [timm[key], own[key]] for key in ('median_ms', 'saved_mib')}
+    assert own['saved_mib'] > 1
     text = show(result)
+    saved = f'{timm["saved_mib"]:.1f}'
+    assert f'saved for backward: timm eager contiguous {saved} /' in text
     assert 'does not count: outputs differ by more than 0.0001' in text
     assert 'no_such_function' in text
-    assert '| wrong weights |' in show(result, markdown=True)
+    assert '| timm eager wrong |' in show(result, markdown=True)
 
 
 def test_summary_of_calls():
