@@ -116,6 +116,7 @@ def alternatives(case: Case, device: str = 'cpu') -> list[Alternative]:
     if training:
         rows.append(Alternative('mmmeta recompute_mlp', f'{MODELS}:recomputed'))
     else:
+        rows.append(Alternative('mmmeta plain', f'{MODELS}:plain'))
         rows += [Alternative(f'mmmeta {name}', own, name) for name in BACKENDS[device]]
     for peer in peers(case):
         build = f'{MODELS}:{peer}'

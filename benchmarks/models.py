@@ -17,11 +17,13 @@ from mmmeta.weights.state import parse, to_layout
 State = Mapping[str, Tensor]
 
 
-def mmmeta(case: Case, state: State, normalised: bool) -> nn.Module:
+def mmmeta(
+    case: Case, state: State, normalised: bool, **backbone_kwargs: Any
+) -> nn.Module:
     """mmmeta's own."""
     from mmengine.registry import MODELS
 
-    backbone = dict(type='mmmeta.MetaFormer', arch=case.arch)
+    backbone = dict(type='mmmeta.MetaFormer', arch=case.arch, **backbone_kwargs)
     if case.task in WHOLE:
         return _whole(case, backbone, state)
     model = MODELS.build(dict(backbone, out_norm=normalised))
@@ -29,13 +31,14 @@ def mmmeta(case: Case, state: State, normalised: bool) -> nn.Module:
     return model
 
 
+def plain(case: Case, state: State, normalised: bool) -> nn.Module:
+    """mmmeta's own without its fast blocks."""
+    return mmmeta(case, state, normalised, fast=False)
+
+
 def recomputed(case: Case, state: State, normalised: bool) -> nn.Module:
     """mmmeta's own with `recompute_mlp`."""
-    model = mmmeta(case, state, normalised)
-    for block in model.modules():
-        if isinstance(block, MetaFormerBlock):
-            block.recompute_mlp = True
-    return model
+    return mmmeta(case, state, normalised, recompute_mlp=True)
 
 
 def mmpretrain(case: Case, state: State, normalised: bool) -> nn.Module:

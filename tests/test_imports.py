@@ -1,6 +1,6 @@
 """Arrows between the folders of the package go one way.
 
-commands -> hosts, datasets, optimize -> models -> ops, weights
+commands -> hosts, datasets, optimized -> models -> ops, weights
 """
 
 import ast
@@ -16,10 +16,10 @@ ALLOWED = {
     '__init__': set(),  # what it has is loaded at first use, by name
     'cli': {'commands', 'hosts'},
     'utils': {'models'},
-    'commands': {'hosts', 'datasets', 'optimize', 'models', 'weights', 'ops'},
+    'commands': {'hosts', 'datasets', 'optimized', 'models', 'weights', 'ops'},
     'hosts': {'models', 'weights', 'ops'},
     'datasets': set(),
-    'optimize': {'models', 'ops'},
+    'optimized': {'models', 'ops'},
     'models': {'ops', 'weights'},
     'ops': set(),
     'weights': set(),
