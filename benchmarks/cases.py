@@ -17,7 +17,7 @@ TASKS = ('backbone', 'training', *WHOLE)
 BOUNDS = {'float32': 1e-4, 'bfloat16': 0.1}
 MODELS = 'benchmarks.models'
 # Backends of mmmeta.optimize by device.
-BACKENDS = {'cpu': ('onednn', 'inductor', 'openvino'), 'cuda': ('inductor', 'triton')}
+BACKENDS = {'cpu': ('onednn', 'inductor', 'openvino'), 'cuda': ('inductor',)}
 OPTIMISED = tuple(sorted({*BACKENDS['cpu'], *BACKENDS['cuda']}))
 
 

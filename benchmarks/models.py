@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import WHOLE, Case
-from mmmeta.models.metaformer import MetaFormerBlock
 from mmmeta.weights.state import parse, to_layout
 
 State = Mapping[str, Tensor]

@@ -1,9 +1,9 @@
 """The block of `metaformer.py` for plain inference on a CPU, with the same parameters.
 
-It gives the same numbers by fewer sweeps over memory: oneDNN does an activation in the
-convolution before it, and takes the pointwise convolutions of small maps as matrix
-products; what comes after is written into maps that only this file has seen. Nothing is
-cached, so nothing goes stale.
+It gives the same numbers by fewer sweeps over memory: oneDNN takes the pointwise
+convolutions as matrix products, with the activation behind them in one operator, and
+what comes after is written into maps that only this file has seen. Nothing is cached,
+so nothing goes stale. `docs/performance.md` says what that brings.
 
 When it may act is said in `mmmeta.ops.guards`; the classes it knows are in `KNOWN`.
 Anything else (a hook, a layer of the user's own, gradients, tracing, ...) goes through
@@ -35,20 +35,20 @@ class FastBlock(MetaFormerBlock):
         if not self._may_act(x):
             return super().forward(x)
         if self.pos_embed is not None:
-            x = self.pos_embed(x).add_(x)
+            x = x + self.pos_embed(x)
         y, ours = mix(self.token_mixer, self.norm1(x))
         x = residual(x, y, self.res_scale1, self.layer_scale1, ours)
-        y = pointwise(
-            self.mlp.fc2, activated(self.mlp.act, self.mlp.fc1, self.norm2(x))
-        )
+        y = activated(self.mlp.act, self.mlp.fc1, self.norm2(x))
+        y = pointwise(self.mlp.fc2, y)
         return residual(x, y, self.res_scale2, self.layer_scale2, True)
 
     def _may_act(self, x: Tensor) -> bool:
         return (
             guards.may_stand_in(self, x, KNOWN)
+            and has_usual_layers(self)
             and onednn.is_available()
             and x.dtype in onednn.dtypes()
-            and not (self.training and isinstance(self.drop_path, DropPath))
+            and not (self.training and type(self.drop_path) is DropPath)
         )
 
 
@@ -60,7 +60,23 @@ KNOWN = guards.remember(
         *(nn.GELU, nn.ReLU, nn.SiLU, StarReLU),
     )
 )
+CONVOLUTIONS = {SepConv: ('pwconv1', 'dwconv', 'pwconv2'), Attention: ('qkv', 'proj')}
 POST_OPS = {nn.GELU: 'gelu', nn.SiLU: 'swish', nn.Identity: 'none'}
+
+
+def has_usual_layers(block: MetaFormerBlock) -> bool:
+    """Whether what the functions here take apart is still made of what it was built of.
+
+    A norm, an activation or a mixer without convolutions may be any.
+    """
+    mixer, mlp = block.token_mixer, block.mlp
+    if type(mlp) is not Mlp or type(block.drop_path) not in (DropPath, nn.Identity):
+        return False
+    layers = [mlp.fc1, mlp.fc2]
+    layers += [getattr(mixer, name) for name in CONVOLUTIONS.get(type(mixer), ())]
+    if block.pos_embed is not None:
+        layers.append(block.pos_embed)
+    return all(type(layer) is nn.Conv2d for layer in layers)
 
 
 def mix(mixer: nn.Module, x: Tensor) -> tuple[Tensor, bool]:
@@ -107,17 +123,24 @@ def activated(act: nn.Module, conv: nn.Conv2d, x: Tensor) -> Tensor:
     """Return act(conv(x))."""
     if not is_pointwise(conv):
         return act(conv(x))
-    if type(act) is StarReLU:
+    if type(act) is StarReLU and act.scale.numel() == act.bias.numel() == 1:
         y = onednn.pointwise(x, conv.weight, conv.bias).relu_()
         return torch.addcmul(act.bias, y, y, value=act.scale.item(), out=y)
-    fused = POST_OPS.get(type(act))
-    if fused is None or getattr(act, 'approximate', 'none') != 'none':
+    post_op = fusable(act)
+    if post_op is None:
         return act(pointwise(conv, x))
-    return onednn.pointwise(x, conv.weight, conv.bias, fused)
+    return onednn.pointwise(x, conv.weight, conv.bias, post_op)
+
+
+def fusable(act: nn.Module) -> str | None:
+    """Return oneDNN's name of an activation, None where it has none that is equal."""
+    if type(act) is nn.GELU and act.approximate != 'none':
+        return None
+    return POST_OPS.get(type(act))
 
 
 def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return conv(x), of a pointwise one by oneDNN's operators."""
+    """Return conv(x), of a pointwise one by oneDNN's operator."""
     if not is_pointwise(conv):
         return conv(x)
     return onednn.pointwise(x, conv.weight, conv.bias)
@@ -126,7 +149,8 @@ def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
 def is_pointwise(conv: nn.Conv2d) -> bool:
     """Whether a convolution looks at one position and all channels."""
     return (
-        conv.kernel_size == conv.stride == (1, 1)
+        conv.weight.shape[2:] == (1, 1)
+        and conv.stride == (1, 1)
         and conv.padding == (0, 0)
         and conv.groups == 1
     )

@@ -17,7 +17,6 @@ from torch import Tensor
 
 # PyTorch's names of what may follow; exact GELU, and NaN stays NaN in all of these.
 POST_OPS = {'none': lambda x: x, 'gelu': F.gelu, 'swish': F.silu}
-MANY = 2048  # positions, behind which bringing a weight into oneDNN's layout is nothing
 DENSE = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
 
 
@@ -46,8 +45,6 @@ def pointwise(
         bias: (out,), or None.
         act: A key of `POST_OPS`. Default: 'none'.
     """
-    if not weight.is_mkldnn and x.numel() >= MANY * x.shape[1]:
-        return convolve(x, weight, bias, DENSE, act)
     y = torch.ops.mkldnn._linear_pointwise(
         x.permute(0, 2, 3, 1), _matrix(weight), bias, act, [], _algorithm(act)
     )

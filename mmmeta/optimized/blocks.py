@@ -17,14 +17,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmmeta.models.fast import KNOWN, POST_OPS, is_pointwise, residual
+from mmmeta.models.fast import (
+    KNOWN,
+    fusable,
+    has_usual_layers,
+    is_pointwise,
+    residual,
+)
 from mmmeta.models.layers import ConvStem, Downsample, StarReLU
 from mmmeta.models.metaformer import MetaFormerBlock
 from mmmeta.models.mlp import Mlp
 from mmmeta.models.token_mixers import Attention, Pooling, SepConv
 from mmmeta.ops import guards, onednn
 
-FOLDABLE = guards.remember((MetaFormerBlock, Downsample, ConvStem)) | KNOWN
+# Their convolutions, with the norms behind them.
+DOWNSAMPLES = {
+    Downsample: [('conv', 'post_norm')],
+    ConvStem: [('conv1', 'norm1'), ('conv2', 'norm2')],
+}
+FOLDABLE = guards.remember((MetaFormerBlock, *DOWNSAMPLES)) | KNOWN
 
 
 class Affine(NamedTuple):
@@ -153,7 +164,7 @@ class MixedBranch(nn.Module):
         self.mixer = copy.deepcopy(mixer)
         self.ours = type(mixer) in (Attention, Pooling, SepConv)
         if type(mixer) is SepConv:
-            self.norm, affine = split_norm(self.norm)
+            self.norm, affine = split_norm(self.norm, mixer.pwconv1)
             first, self.mixer.act1 = fuse_act(mixer.pwconv1, mixer.act1, affine)
             self.mixer.pwconv1 = first
             self.mixer.dwconv = FusedConv(mixer.dwconv)
@@ -182,7 +193,7 @@ class MlpBranch(nn.Module):
         layer_scale: Tensor | None,
     ) -> None:
         super().__init__()
-        self.norm, affine = split_norm(copy.deepcopy(norm))
+        self.norm, affine = split_norm(copy.deepcopy(norm), mlp.fc1)
         self.fc1, self.act = fuse_act(mlp.fc1, mlp.act, affine)
         self.fc2 = FusedConv(mlp.fc2, scale=layer_scale)
         self.register_buffer('res_scale', channelwise(res_scale))
@@ -223,22 +234,29 @@ class FusedBlock(nn.Module):
 def is_foldable(module: nn.Module) -> bool:
     """Whether a block or downsampling is as the package builds it, without hooks."""
     weight = next(module.parameters())
-    return guards.are_untouched(module, FOLDABLE, weight) and all(
-        conv.padding_mode == 'zeros'
+    if not guards.are_untouched(module, FOLDABLE, weight):
+        return False
+    if isinstance(module, MetaFormerBlock):
+        if not has_usual_layers(module):
+            return False
+        convs = [m for m in module.modules() if type(m) is nn.Conv2d]
+    elif type(module) in DOWNSAMPLES:
+        convs = [getattr(module, name) for name, _ in DOWNSAMPLES[type(module)]]
+    else:
+        return False
+    return all(
+        type(conv) is nn.Conv2d
+        and conv.padding_mode == 'zeros'
         and conv.dilation == (1, 1)
         and not isinstance(conv.padding, str)
-        for conv in module.modules()
-        if isinstance(conv, nn.Conv2d)
+        for conv in convs
     )
 
 
 def fuse_downsample(module: nn.Module) -> nn.Module:
     """Return a copy of a `Downsample` or `ConvStem` with convolutions of oneDNN."""
     module = copy.deepcopy(module)
-    names = [('conv', 'post_norm')]
-    if isinstance(module, ConvStem):
-        names = [('conv1', 'norm1'), ('conv2', 'norm2')]
-    for conv, norm in names:
+    for conv, norm in DOWNSAMPLES[type(module)]:
         left, affine = split_norm(getattr(module, norm))
         setattr(module, conv, FusedConv(getattr(module, conv), after=affine))
         setattr(module, norm, left)
@@ -249,17 +267,27 @@ def fuse_act(
     conv: nn.Conv2d, act: nn.Module, before: Affine | None
 ) -> tuple[FusedConv, nn.Module]:
     """Return a convolution that does the activation behind it, and what is left."""
-    if type(act) is StarReLU:
+    if type(act) is StarReLU and act.scale.numel() == act.bias.numel() == 1:
         return FusedConv(conv, before), StarReLUInPlace(act)
-    fused = POST_OPS.get(type(act))
-    if fused is None or getattr(act, 'approximate', 'none') != 'none':
+    post_op = fusable(act)
+    if post_op is None:
         return FusedConv(conv, before), copy.deepcopy(act)
-    return FusedConv(conv, before, act=fused), nn.Identity()
+    return FusedConv(conv, before, act=post_op), nn.Identity()
 
 
-def split_norm(norm: nn.Module) -> tuple[nn.Module, Affine | None]:
-    """Split a norm into what is computed and what is folded: all of a batch norm."""
+def split_norm(
+    norm: nn.Module, behind: nn.Conv2d | None = None
+) -> tuple[nn.Module, Affine | None]:
+    """Split a norm into what is computed and what is folded: all of a batch norm.
+
+    Args:
+        norm: The norm.
+        behind: The convolution behind it that it is folded into, if it is not the one
+            before. One that pads or has groups takes no norm.
+    """
     if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
+        return norm, None
+    if behind is not None and (behind.padding != (0, 0) or behind.groups != 1):
         return norm, None
     weight = (norm.running_var + norm.eps).rsqrt()
     bias = -weight * norm.running_mean
