@@ -288,13 +288,12 @@ def circular_padding(model: nn.Module) -> None:
 
 def test_other_padding_is_kept():
     model = build('ConvFormer')
-    before = model(X)
+    images = torch.randn(1, 3, 128, 160)
+    before = model(images)
     circular_padding(model)
-    assert worst(before, model(X)) > 0.1
-    with pytest.warns(
-        UserWarning, match=r'stages\.0\.downsample, stages\.0\.blocks\.0'
-    ):
-        assert worst(mmmeta.optimize(model)(X), model(X)) < 1e-4
+    assert worst(before, model(images)) > 0.1
+    with pytest.warns(UserWarning, match=r'stages\.0\.downsample, stages\.0\.block'):
+        assert worst(mmmeta.optimize(model)(images), model(images)) < 1e-4
 
 
 def test_layers_of_a_detector_that_users_changed_are_kept(root):
@@ -311,10 +310,8 @@ def test_layers_of_a_detector_that_users_changed_are_kept(root):
 
 def test_a_copy_that_differs_is_refused(monkeypatch):
     forward = FusedBlock.forward
-    monkeypatch.setattr(FusedBlock, 'forward', lambda self, x: 1.1 * forward(self, x))
-    with pytest.raises(
-        UserError, match=r"'onednn' is off by .* use the model as it is"
-    ):
+    monkeypatch.setattr(FusedBlock, 'forward', lambda self, x: x + forward(self, x))
+    with pytest.raises(UserError, match=r"'onednn' is off by .* use the model as it"):
         mmmeta.optimize(build('ConvFormer'))
 
 

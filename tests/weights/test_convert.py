@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmmeta import cli
+from mmmeta.commands import COMMANDS
 from mmmeta.models import PoolFormer
 from mmmeta.weights import CheckpointError, convert_checkpoint
 from mmmeta.weights.state import parse, to_layout
@@ -155,7 +156,7 @@ class TestCommandLine:
         with pytest.raises(SystemExit):
             cli.main(['convert', str(source), dst, '--to', 'keras'])
 
-    @pytest.mark.parametrize('command', cli.COMMANDS)
+    @pytest.mark.parametrize('command', COMMANDS)
     def test_help(self, command, capsys):
         with pytest.raises(SystemExit) as caught:
             cli.main([command, '--help'])
@@ -165,4 +166,4 @@ class TestCommandLine:
     def test_no_command(self, capsys):
         assert cli.main([]) == 2
         printed = capsys.readouterr().err
-        assert all(name in printed for name in cli.COMMANDS)
+        assert all(name in printed for name in COMMANDS)
