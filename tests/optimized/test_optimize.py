@@ -1,6 +1,7 @@
 """`mmmeta.optimize`: the same outputs, whatever is folded."""
 
 import copy
+import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -142,6 +143,21 @@ def test_openvino_keeps_the_models_that_were_used_last():
         with torch.no_grad():
             assert error(fast(images), plain(images)) < 1e-4
     assert [shape[2:] for shape in fast.run._kept] == sizes[-KEPT:]
+
+
+def test_openvino_at_small_sizes():
+    """Where a model for the one shape is off by 1e-2, the one for any is used."""
+    plain = build('CAFormer')
+    fast = mmmeta.optimize(plain, backend='openvino')
+    images = torch.randn(1, 3, 32, 32)
+    for _ in range(3):
+        assert worst(fast(images), plain(images)) < 1e-4
+
+
+def test_openvino_on_one_core(monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0})
+    with pytest.raises(UserError, match=r"needs two processor cores.*backend='onednn'"):
+        mmmeta.optimize(build('PoolFormer'), backend='openvino')
 
 
 def test_the_model_itself_is_left_alone():
