@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmmeta.models.arch import Arch
+from mmmeta.models.arch import Arch, resolve_arch
 from mmmeta.models.metaformer import MetaFormer
-from mmmeta.models.token_mixers import Attention
 from mmmeta.registry import MODELS
 
 
@@ -165,6 +164,10 @@ class UniFormer(MetaFormer):
         window_size: Side of the windows in positions (16 pixels each). Default: 14.
         **kwargs: As for `MetaFormer`. `token_mixer` replaces what the other two
             say.
+
+    Raises:
+        ValueError: As for `MetaFormer`; an unknown mode, a window that is not positive,
+            an arch whose third stage has no attention to cut.
     """
 
     family = 'UniFormer'
@@ -221,33 +224,36 @@ class UniFormer(MetaFormer):
         token_mixer: Mapping | Sequence[Mapping] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(arch, token_mixer=token_mixer, **kwargs)
         if token_mixer is None:
-            self.set_attention(attention, window_size)
+            row = resolve_arch(arch, self.archs, self.base, self.family)
+            token_mixer = _with_windows(row.token_mixer, attention, window_size)
+        super().__init__(arch, token_mixer=token_mixer, **kwargs)
 
-    def set_attention(self, attention: str, window_size: int = 14) -> None:
-        """Switch what stage 3 attends to, in a model that may have its weights.
 
-        Args:
-            attention: 'global', 'window' or 'hybrid', as for the class.
-            window_size: Side of the windows in positions. Default: 14.
+def _with_windows(mixers: tuple, attention: str, window_size: int) -> tuple:
+    """Return the mixers of the four stages, the third's within windows as asked.
 
-        Raises:
-            ValueError: An unknown mode, or a window that is not positive.
-        """
-        if attention not in ATTENTION_MODES:
-            raise ValueError(
-                f'unknown attention {attention!r}; choose from {ATTENTION_MODES}'
-            )
-        if window_size < 1:
-            raise ValueError(f'window_size must be positive, got {window_size}')
-        blocks = [block for stage in self.stages[2:3] for block in stage.blocks]
-        for i, block in enumerate(blocks):
-            everything = attention == 'global' or (
-                attention == 'hybrid' and i % HYBRID_PERIOD == HYBRID_PERIOD - 1
-            )
-            if isinstance(block.token_mixer, Attention):
-                block.token_mixer.window_size = None if everything else window_size
+    Raises:
+        ValueError: An unknown mode, a window that is not positive, or no attention in
+            the third stage that could have windows.
+    """
+    if attention not in ATTENTION_MODES:
+        raise ValueError(
+            f'unknown attention {attention!r}; choose from {ATTENTION_MODES}'
+        )
+    if window_size < 1:
+        raise ValueError(f'window_size must be positive, got {window_size}')
+    if attention == 'global':
+        return mixers
+    whole = mixers[2]
+    if not isinstance(whole, Mapping) or whole.get('type') != 'Attention':
+        raise ValueError(
+            f"attention={attention!r} needs dict(type='Attention', ...) as the third "
+            f"stage's token mixer, got {whole}; use attention='global'"
+        )
+    cut = dict(whole, window_size=window_size)
+    stage = cut if attention == 'window' else [*[cut] * (HYBRID_PERIOD - 1), whole]
+    return (*mixers[:2], stage, *mixers[3:])
 
 
 FAMILIES: tuple[type[MetaFormer], ...] = (
