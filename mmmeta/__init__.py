@@ -1,7 +1,5 @@
 """MetaFormer backbones for MMDetection, MMSegmentation and MMPretrain."""
 
-import os
-import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -17,28 +15,17 @@ def _register_with_mmengine() -> None:
 
     MMEngine looks for a distribution named mmsegmentation, and the forks' has another
     name.
-
-    Raises:
-        ImportError: MMEngine is missing.
     """
     try:
         from mmengine.config.utils import MODULE2PACKAGE
-    except ImportError as error:
-        raise ImportError(
-            'mmmeta needs MMEngine: pip install "mmmeta-backbones[onedl]" (the '
-            'maintained forks of MMEngine and its libraries) or '
-            '"mmmeta-backbones[openmmlab]"; `mmmeta doctor` looks at what is installed'
-        ) from error
+    except Exception:  # missing or broken: `mmmeta.registry` says so, the doctor why
+        return
     MODULE2PACKAGE['mmmeta'] = 'mmmeta'
     if find_spec('mmseg'):
         MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
-# `mmmeta doctor` must run where MMEngine is missing or broken, to say so; `-m` is what
-# `python -m mmmeta.cli` is called while it imports the package.
-_command = [os.path.basename(part) for part in sys.argv[:2]]
-if _command not in (['mmmeta', 'doctor'], ['-m', 'doctor']):
-    _register_with_mmengine()
+_register_with_mmengine()
 
 # Loaded at first use: listing names must not wait for PyTorch.
 _LAZY = {

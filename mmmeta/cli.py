@@ -1,10 +1,12 @@
 """The `mmmeta` command: which subcommand runs, and how it ends."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from mmmeta.commands import build_parser
+from mmmeta.errors import UserError
 from mmmeta.hosts.allocator import tune_allocator
 
 COMPUTING = ('predict', 'validate', 'explain', 'demo')  # which run models
@@ -36,7 +38,10 @@ def _run(args: argparse.Namespace) -> int:
 def exit_status(
     name: str, run: Callable[[argparse.Namespace], int], args: argparse.Namespace
 ) -> int:
-    """Return what a command returns; an error is one line after its name, and 1."""
+    """Return what a command returns; an error of the user's is one line, and 1.
+
+    With MMMETA_DEBUG=1 it keeps its traceback, as any other error does.
+    """
     try:
         return run(args)
     except BrokenPipeError:  # the reader, such as head, has seen enough
@@ -45,7 +50,9 @@ def exit_status(
     except KeyboardInterrupt:
         print(f'{name}: interrupted', file=sys.stderr)
         return 130
-    except (OSError, RuntimeError, TypeError, ValueError, ImportError) as error:
+    except (UserError, OSError) as error:
+        if os.environ.get('MMMETA_DEBUG') == '1':
+            raise
         print(f'{name}: {error}', file=sys.stderr)
         return 1
 

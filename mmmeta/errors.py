@@ -1,4 +1,4 @@
-"""The error of a wrong argument, and the one of a missing optional library."""
+"""The errors that users see as one line: what they gave, or what is missing."""
 
 from importlib import import_module
 from types import ModuleType
@@ -6,6 +6,14 @@ from types import ModuleType
 
 class UserError(RuntimeError):
     """A wrong argument or a missing file: shown as one line, without a traceback."""
+
+
+class UnknownNameError(UserError, ValueError):
+    """A name that is none of those there are."""
+
+
+class MissingLibraryError(UserError, ImportError):
+    """A library that is needed cannot be imported."""
 
 
 def one_line(error: BaseException, width: int = 300) -> str:
@@ -30,12 +38,12 @@ def require(module: str, extra: str, what: str) -> ModuleType:
         what: What needs it, for the error.
 
     Raises:
-        UserError: It cannot be imported; names the extra.
+        MissingLibraryError: It cannot be imported; names the extra.
     """
     try:
         return import_module(module)
     except ImportError as error:
-        raise UserError(
+        raise MissingLibraryError(
             f'{what} needs {module.partition(".")[0]}, which cannot be imported '
             f"({error}): pip install 'mmmeta-backbones[{extra}]'"
         ) from error

@@ -6,9 +6,18 @@ MMEngine imports `mmmeta.registry` when it meets the scope, and the registry
 imports `mmmeta.models` when it is asked for a type.
 """
 
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import Registry
+from mmmeta.errors import MissingLibraryError
+
+try:
+    from mmengine.registry import HOOKS as MMENGINE_HOOKS
+    from mmengine.registry import MODELS as MMENGINE_MODELS
+    from mmengine.registry import Registry
+except ImportError as error:
+    raise MissingLibraryError(
+        'mmmeta needs MMEngine: pip install "mmmeta-backbones[onedl]" (the '
+        'maintained forks of MMEngine and its libraries) or '
+        '"mmmeta-backbones[openmmlab]"; `mmmeta doctor` looks at what is installed'
+    ) from error
 
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmmeta', locations=['mmmeta.models']

@@ -41,7 +41,7 @@ def test_the_backbone_needs_no_host_library():
 @pytest.mark.parametrize(
     ('blocked', 'code'),
     [
-        ('mmengine', 'import mmmeta'),
+        ('mmengine', 'import mmmeta.models'),
         ('mmpretrain', "import mmmeta; mmmeta.create_model('poolformer_s12')"),
     ],
 )
@@ -49,7 +49,7 @@ def test_a_missing_library_is_named_with_its_extra(blocked, code):
     result = run_without({blocked}, code)
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
-    assert last.startswith('ImportError: ')
+    assert last.startswith('mmmeta.errors.MissingLibraryError: ')
     assert 'mmmeta-backbones[onedl]' in last
 
 

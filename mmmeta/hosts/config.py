@@ -1,32 +1,16 @@
-"""Configs of the three host libraries: reading them, and what their options change.
-
-What differs between MMDetection, MMSegmentation and MMPretrain is looked up by the
-config's `default_scope`.
-"""
+"""Configs of the three host libraries: reading them, and what their options change."""
 
 import os.path as osp
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mmmeta.errors import UserError, one_line, require
+from mmmeta.hosts.libraries import LIBRARIES, library_of
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 
-class Task(NamedTuple):
-    """What a host library is for: its models' base class, what they return."""
-
-    name: str
-    base: str
-    field: str
-
-
-TASKS = {
-    'mmdet': Task('detection', 'BaseDetector', 'pred_instances'),
-    'mmseg': Task('segmentation', 'BaseSegmentor', 'pred_sem_seg'),
-    'mmpretrain': Task('classification', 'BaseClassifier', 'pred_score'),
-}
 # Where to get the data sets that the configs use, and the folders they need.
 DATASETS = {
     'coco': (
@@ -74,21 +58,6 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
     except Exception as error:  # a config is code of the user's
         raise UserError(f'config {name} cannot be read: {one_line(error)}') from error
     return cfg
-
-
-def scope_of(cfg: 'Config', name: str) -> str:
-    """Return the host library that a config is of, a key of `TASKS`.
-
-    Raises:
-        UserError: It is of none of them; `name` says which config.
-    """
-    scope = cfg.get('default_scope')
-    if scope not in TASKS:
-        raise UserError(
-            f'config {name} has default_scope {scope!r}; expected one of '
-            f'{", ".join(TASKS)}'
-        )
-    return scope
 
 
 def set_amp(cfg: 'Config') -> None:
@@ -161,19 +130,8 @@ def set_visualization(cfg: 'Config', show: bool, show_dir: str | None) -> None:
         raise UserError(
             '--show and --show-dir need default_hooks.visualization in the config'
         )
-    out_dir = show_dir and osp.abspath(show_dir)
-    scope = cfg.get('default_scope')
-    hook.show = show
-    if scope == 'mmdet':
-        hook.update(draw=True, test_out_dir=out_dir)
-    elif scope == 'mmseg':
-        hook.draw = True
-        if out_dir:
-            cfg.visualizer.save_dir = out_dir
-    elif scope == 'mmpretrain':
-        hook.update(enable=True, out_dir=out_dir)
-    else:
-        raise UserError(f'--show-dir: unknown default_scope {scope!r} in the config')
+    library = LIBRARIES[library_of(cfg, cfg.filename or 'given')]
+    library.show(cfg, hook, show, show_dir and osp.abspath(show_dir))
 
 
 def set_tta(cfg: 'Config') -> None:
@@ -198,12 +156,12 @@ def add_output(cfg: 'Config', out: str) -> None:
     Raises:
         UserError: A pickle whose name does not end in .pkl or .pickle.
     """
-    if cfg.get('default_scope') == 'mmseg':
+    dump = LIBRARIES[library_of(cfg, cfg.filename or 'given')].dump
+    if dump is None:
         cfg.test_evaluator.output_dir = out
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out must end in .pkl or .pickle, got {out}')
-    dump = 'DumpDetResults' if cfg.get('default_scope') == 'mmdet' else 'DumpResults'
     evaluators = cfg.test_evaluator
     if not isinstance(evaluators, list):
         evaluators = [evaluators]

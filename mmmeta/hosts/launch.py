@@ -14,13 +14,15 @@ from mmengine.config import Config, DictAction
 
 from mmmeta.errors import UserError
 from mmmeta.hosts.allocator import tune_allocator
-from mmmeta.weights.errors import CheckpointError
+from mmmeta.hosts.config import load_config
 
 
 def parser_for(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that training and testing share."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        'config', help='config file, or LIBRARY::PATH for one in an installed library'
+    )
     parser.add_argument(
         '--work-dir',
         help='where logs and checkpoints go (default: work_dirs/NAME-OF-CONFIG)',
@@ -49,19 +51,15 @@ def config_of(args: argparse.Namespace) -> Config:
     """Read the config and apply the options of `parser_for`.
 
     Raises:
-        UserError: The config does not exist.
+        UserError: The config does not exist or cannot be read.
     """
-    if not osp.isfile(args.config):
-        raise UserError(f'no config file {args.config}; see configs/')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        name = osp.splitext(osp.basename(args.config))[0]
+        name = osp.splitext(osp.basename(args.config.split('::')[-1]))[0]
         cfg.work_dir = osp.join('work_dirs', name)
     return cfg
 
@@ -82,5 +80,7 @@ def run(main: Callable[[], None]) -> None:
         print('glibc keeps freed memory (MMMETA_MALLOC=0: it does not)', flush=True)
     try:
         main()
-    except (UserError, CheckpointError) as error:
+    except UserError as error:
+        if os.environ.get('MMMETA_DEBUG') == '1':
+            raise
         sys.exit(f'error: {error}')

@@ -6,16 +6,16 @@ What differs between detectors, segmentors and classifiers is looked up by the c
 
 import io
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmmeta.errors import UserError, one_line, require
 from mmmeta.hosts.classes import class_names
-from mmmeta.hosts.config import TASKS, load_config, scope_of
+from mmmeta.hosts.config import load_config
+from mmmeta.hosts.libraries import LIBRARIES, Library, library_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,24 +23,26 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-OPACITY = 0.6  # of the class colours over an image
-
-
 @dataclass(frozen=True)
 class Predictor:
     """A model with its weights, ready for images.
 
     Attributes:
-        task: 'detection', 'segmentation' or 'classification'.
-        inferencer: The host library's.
+        library: The host library.
+        inferencer: The library's.
         classes: Names of the classes by index; numbers where none are known.
         palette: Their colours, RGB, 0 to 255.
     """
 
-    task: str
+    library: Library
     inferencer: Any
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
+
+    @property
+    def task(self) -> str:
+        """'detection', 'segmentation' or 'classification'."""
+        return self.library.task
 
     def __call__(self, images: Sequence['np.ndarray']) -> list[Any]:
         """Return the host library's data sample of each image, at its own size.
@@ -62,7 +64,7 @@ class Predictor:
     def forward(self, batch: dict[str, Any]) -> list[Any]:
         """Run the model on a batch; see `__call__`."""
         samples = self.inferencer.forward(batch)
-        field = next(task.field for task in TASKS.values() if task.name == self.task)
+        field = self.library.field
         if field not in samples[0]:
             raise UserError(
                 f'{type(self.inferencer.model).__name__} returns no {field}; detectors '
@@ -106,7 +108,6 @@ def build_predictor(
     checkpoint: str,
     device: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
-    only: bool = False,
 ) -> Predictor:
     """Build a config's model and load its weights, strictly.
 
@@ -120,8 +121,6 @@ def build_predictor(
         checkpoint: A file, an address or mmmeta://NAME, read without running code.
         device: As for `pick_device`. Default: None.
         cfg_options: What to replace in the config, by key with dots. Default: None.
-        only: No other config follows in this process, so what this one does not need
-            of its library need not be imported. Default: False.
 
     Raises:
         UserError: A wrong argument: what, and what was expected.
@@ -132,12 +131,13 @@ def build_predictor(
     content, state = _read_checkpoint(checkpoint)
     device = pick_device(device)
     with hush():
-        needless = only and scope == 'mmdet' and 'language_model' not in cfg.model
-        with _without_transformers() if needless else nullcontext():
-            for part in ('models', 'apis'):
-                require(f'{scope}.{part}', 'onedl', f'{config} is of {scope} and')
+        from mmengine.registry import init_default_scope
+
+        for part in ('models', 'apis'):
+            require(f'{scope}.{part}', 'onedl', f'{config} is of {scope} and')
         try:
-            inferencer = _build_inferencer(scope, cfg, device)
+            init_default_scope(scope)
+            inferencer = LIBRARIES[scope].build_inferencer(cfg, device)
         except Exception as error:  # the config is code of the user's
             raise UserError(
                 f'the model of {config} cannot be built: {one_line(error)}'
@@ -152,7 +152,7 @@ def build_predictor(
         # A tuple would be taken for one colour.
         meta = {'classes': classes, 'palette': list(palette)}
         model.dataset_meta = inferencer.visualizer.dataset_meta = meta
-    return Predictor(TASKS[scope].name, inferencer, classes, palette)
+    return Predictor(LIBRARIES[scope], inferencer, classes, palette)
 
 
 # -- what the user gave -----------------------------------------------------------
@@ -219,27 +219,11 @@ def hush() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _without_transformers() -> Iterator[None]:
-    """Import as if transformers were not installed, unless it is imported already.
-
-    MMDetection imports it where it can, for its language models alone: seconds.
-    """
-    if 'transformers' in sys.modules:
-        yield
-        return
-    sys.modules['transformers'] = None
-    try:
-        yield
-    finally:
-        del sys.modules['transformers']
-
-
 def _check_config(cfg: 'Config', name: str) -> str:
     """Return the config's scope, or say what it lacks."""
     if not cfg.get('model'):
         raise UserError(f'config {name} has no model')
-    scope = scope_of(cfg, name)
+    scope = library_of(cfg, name)
     loader = cfg.get('test_dataloader') or {}
     if 'pipeline' not in (loader.get('dataset') or {}):
         raise UserError(
@@ -249,40 +233,13 @@ def _check_config(cfg: 'Config', name: str) -> str:
     return scope
 
 
-def _build_inferencer(scope: str, cfg: 'Config', device: str) -> Any:
-    """Return the host library's inferencer, with random weights."""
-    from mmengine.registry import init_default_scope
-
-    init_default_scope(scope)
-    if scope == 'mmdet':
-        from mmdet.apis import DetInferencer
-
-        # Without backends, which would make folders or ask for accounts.
-        cfg.visualizer = dict(type='DetLocalVisualizer')
-        # A palette, else its data set would be built for one.
-        return DetInferencer(cfg, device=device, palette='random', show_progress=False)
-    if scope == 'mmseg':
-        from mmseg.apis import MMSegInferencer
-
-        cfg.visualizer = dict(type='SegLocalVisualizer', alpha=OPACITY)
-        inferencer = MMSegInferencer(cfg, device=device)
-        inferencer.show_progress = False  # no argument in MMSegmentation 1.2.2
-        return inferencer
-    from mmpretrain import ImageClassificationInferencer
-    from mmpretrain.visualization import UniversalVisualizer
-
-    inferencer = ImageClassificationInferencer(cfg, pretrained=False, device=device)
-    inferencer.visualizer = UniversalVisualizer()
-    return inferencer
-
-
 def _check_model(model: 'nn.Module', scope: str, config: str) -> None:
-    task = TASKS[scope]
-    base = getattr(require(f'{scope}.models', 'onedl', config), task.base)
+    library = LIBRARIES[scope]
+    base = getattr(require(f'{scope}.models', 'onedl', config), library.base)
     if not isinstance(model, base):
         raise UserError(
             f'the model of {config}, {type(model).__name__}, is not for '
-            f'{task.name}: expected a {task.base} of {scope}'
+            f'{library.task}: expected a {library.base} of {scope}'
         )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from timm.layers import trunc_normal_
 from torch import nn
 
+from mmmeta.errors import MissingLibraryError, UnknownNameError
 from mmmeta.models.families import FAMILIES
 from mmmeta.models.metaformer import MetaFormer
 from mmmeta.weights.loading import Checkpoint, load_classifier
@@ -46,8 +47,8 @@ def create_model(
         (B, 3, H, W), float32, returns logits (B, num_classes).
 
     Raises:
-        ImportError: MMPretrain is not installed; names the extra that has it.
-        ValueError: An unknown name; the message has the nearest.
+        MissingLibraryError: MMPretrain is not installed; names the extra that has it.
+        UnknownNameError: No such model; the message has the nearest.
         CheckpointError: The weights cannot be had or do not fit.
     """
     arch, _, tag = name.partition('.')
@@ -91,7 +92,7 @@ def _find_arch(name: str) -> tuple[type[MetaFormer], str]:
         if size != name and size in family.archs:
             return family, size
     near = nearest(name, list_models())
-    raise ValueError(
+    raise UnknownNameError(
         f'unknown model {name!r}'
         + (f'; nearest: {", ".join(near)}' if near else '')
         + ". mmmeta.list_models() has all, and takes patterns such as '*former_s12'"
@@ -149,12 +150,12 @@ def _build(
         import mmpretrain.models  # noqa: F401
         from mmpretrain.registry import MODELS
     except ModuleNotFoundError as error:
-        raise ImportError(
+        raise MissingLibraryError(
             'create_model builds MMPretrain classifiers, and mmpretrain cannot be '
             f"imported ({error}): pip install 'mmmeta-backbones[onedl]'"
         ) from error
     except Exception as error:
-        raise ImportError(
+        raise MissingLibraryError(
             f'mmpretrain cannot be imported ({error}); its multimodal models, loaded '
             'where transformers is installed, do not work with transformers 5: '
             'remove it or install an older one'

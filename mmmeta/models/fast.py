@@ -48,7 +48,8 @@ class FastBlock(MetaFormerBlock):
             and has_usual_layers(self)
             and onednn.is_available()
             and x.dtype in onednn.dtypes()
-            and not (self.training and type(self.drop_path) is DropPath)
+            and (x.dtype != torch.float32 or onednn.multiplies_exactly())
+            and not (type(self.drop_path) is DropPath and self.drop_path.training)
         )
 
 
@@ -109,7 +110,7 @@ def residual(
         layer_scale: (C,) or None.
         overwrite: Whether `branch` may be overwritten.
     """
-    out = branch if overwrite else None
+    out = branch if overwrite and branch.shape == x.shape else None
     if res_scale is None and layer_scale is None:
         return torch.add(x, branch, out=out)
     if layer_scale is None:

@@ -284,7 +284,7 @@ class MetaFormer(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for images (B, in_channels, H, W) with H, W >= 32."""
-        _check_images(x, self.in_channels)
+        check_images(x, self.in_channels)
         x = take_in(x)
         outs = []
         for i, stage in enumerate(self.stages):
@@ -380,11 +380,17 @@ def _read_switch(variable: str, value: bool | None, default: bool) -> bool:
     raise ValueError(f'the environment variable {variable} must be 1 or 0, got {text}')
 
 
-def _check_images(x: Tensor, channels: int) -> None:
+def check_images(x: Tensor, channels: int) -> None:
+    """Raise ValueError for what are not images (B, channels, H, W) with H, W >= 32."""
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(
             f'expected images of shape (B, {channels}, H, W), got {tuple(x.shape)}; '
             'the backbone argument in_channels says how many channels images have'
+        )
+    if not x.is_floating_point():
+        raise ValueError(
+            f'expected images of a floating-point dtype, got {x.dtype}: normalize them '
+            'first, as the data preprocessor of a config does'
         )
     if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
         raise ValueError(

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from mmmeta.ops.guards import is_transformed
+from mmmeta.ops.guards import is_differentiated
 
 
 def run_modules(x: Tensor, *modules: nn.Module) -> Tensor:
@@ -18,10 +18,10 @@ def run_modules(x: Tensor, *modules: nn.Module) -> Tensor:
 def recompute(x: Tensor, *modules: nn.Module) -> Tensor:
     """Return `run_modules(x, *modules)`, keeping x for the backward pass alone.
 
-    That pass runs the modules once more, with the parameters of this call, be they the
-    modules' own or lent by `torch.func.functional_call`. Buffers are copied for it, so
-    that a batch norm counts each batch once. Within `torch.func`'s transforms nothing
-    is recomputed.
+    That pass runs the modules once more as they were in this call: with its parameters,
+    be they the modules' own or lent by `torch.func.functional_call`, with copies of its
+    buffers, so that a batch norm counts each batch once, and in its mode. Within
+    `torch.func`'s transforms nothing is recomputed.
 
     Args:
         x: (B, C, H, W).
@@ -34,27 +34,49 @@ def recompute(x: Tensor, *modules: nn.Module) -> Tensor:
         return run_modules(x, *modules)
     if torch.compiler.is_compiling():
         return checkpoint(run_modules, x, *modules, use_reentrant=False)
-    if is_transformed():
+    if is_differentiated() or not all(isinstance(m, nn.Module) for m in modules):
         return run_modules(x, *modules)
-    chain = nn.Sequential(*modules)
-    parameters = dict(chain.named_parameters())
-    versions = {name: p._version for name, p in parameters.items()}
-    first = True
+    again = _Again(nn.Sequential(*modules))
+    return checkpoint(again, x, use_reentrant=False)
 
-    def run(x: Tensor) -> Tensor:
-        nonlocal first
-        if first:
-            first = False
-            return run_modules(x, *modules)
-        for name, p in parameters.items():
-            if p._version != versions[name]:
+
+class _Again:
+    """Runs modules as they are at first, and then as they were at first."""
+
+    def __init__(self, chain: nn.Sequential) -> None:
+        self.chain = chain
+        self.first = True
+        # A tensor may have several names, and be lent under each.
+        self.parameters = dict(chain.named_parameters(remove_duplicate=False))
+        self.versions = {name: p._version for name, p in self.parameters.items()}
+        buffers = chain.named_buffers(remove_duplicate=False)
+        self.buffers = {name: buffer.clone() for name, buffer in buffers}
+        self.modes = [(module, module.training) for module in chain.modules()]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.first:
+            self.first = False
+            return self.chain(x)
+        for name, p in self.parameters.items():
+            if p._version != self.versions[name]:
                 raise RuntimeError(
-                    f'the parameter {name} of {[type(m).__name__ for m in modules]} '
+                    f'the parameter {name} of {[type(m).__name__ for m in self.chain]} '
                     'was changed in place between the forward and the backward pass, '
                     'which computes the layers again with it: call backward() before '
                     'the optimizer steps, or do without recompute_mlp and with_cp'
                 )
-        buffers = {name: b.clone() for name, b in chain.named_buffers()}
-        return functional_call(chain, {**parameters, **buffers}, (x,))
+        changed = [(m, m.training) for m, mode in self.modes if m.training != mode]
+        for module, mode in changed:
+            module.training = not mode
+        try:
+            return self._run(x)
+        finally:
+            for module, mode in changed:
+                module.training = mode
 
-    return checkpoint(run, x, use_reentrant=False)
+    def _run(self, x: Tensor) -> Tensor:
+        own = self.chain.named_parameters(remove_duplicate=False)
+        if not self.buffers and all(self.parameters[name] is p for name, p in own):
+            return self.chain(x)  # nothing to lend, which other threads would see
+        tensors = {**self.parameters, **self.buffers}
+        return functional_call(self.chain, tensors, (x,), tie_weights=False)

@@ -82,6 +82,12 @@ def is_transformed() -> bool:
     return depths is None or any(depth() for depth in depths)
 
 
+def is_differentiated() -> bool:
+    """Whether `torch.func`'s transforms or forward-mode AD are at work, no mode."""
+    depths = _depths()
+    return depths is None or any(depth() for depth in depths[2:])
+
+
 def are_untouched(root: nn.Module, known: Originals, like: Tensor) -> bool:
     """Whether `root` and all modules in it are as their classes made them, see above.
 
@@ -107,6 +113,11 @@ def _is_untouched(module: nn.Module, known: Originals, like: Tensor) -> bool:
     return True
 
 
+def has_hooks(root: nn.Module) -> bool:
+    """Whether any module in `root` has hooks or replaced methods, or all have some."""
+    return _global_hooks() or any(is_hooked(module) for module in root.modules())
+
+
 def is_hooked(module: nn.Module) -> bool:
     """Whether a module has hooks, or hides its class's names (`m.forward = ...`)."""
     own = module.__dict__
@@ -130,7 +141,8 @@ def _is_plain(t: Tensor, like: Tensor) -> bool:
 
 
 def _methods(kind: type[nn.Module]) -> tuple:
-    return kind.forward, kind.__call__, kind._call_impl
+    convolve = getattr(kind, '_conv_forward', None)
+    return kind.forward, kind.__base__.forward, kind.__call__, kind._call_impl, convolve
 
 
 @functools.cache

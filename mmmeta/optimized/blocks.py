@@ -56,6 +56,8 @@ class FusedConv(nn.Module):
         after: A batch norm behind it.
         scale: (out,), what its output is multiplied by after that.
         act: What follows, a key of `onednn.POST_OPS`. Default: 'none'.
+        star: StarReLU that follows that, its scale and bias one number each.
+            Default: None.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class FusedConv(nn.Module):
         after: Affine | None = None,
         scale: Tensor | None = None,
         act: str = 'none',
+        star: StarReLU | None = None,
     ) -> None:
         super().__init__()
         weight, bias = conv.weight, conv.bias
@@ -83,13 +86,23 @@ class FusedConv(nn.Module):
         self.geometry = ([*conv.padding], [*conv.stride], [1, 1], conv.groups)
         self.is_pointwise = is_pointwise(conv)
         self.act = act
+        self.register_buffer('star_scale', copied(star and star.scale))
+        self.register_buffer('star_bias', copied(star and star.bias))
         self._packed: tuple[Any, Tensor | None] = None, None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return act(conv(x)), (B, out, H', W'), for x (B, in, H, W)."""
-        if self.is_pointwise:
-            return onednn.pointwise(x, self._matrix(), self.bias, self.act)
-        return onednn.convolve(x, self._kernel(x), self.bias, self.geometry, self.act)
+        exact = x.dtype != torch.float32 or onednn.multiplies_exactly()
+        if self.is_pointwise and exact:
+            y = onednn.pointwise(x, self._matrix(), self.bias, self.act)
+        else:
+            kernel = self._kernel(x)
+            y = onednn.convolve(x, kernel, self.bias, self.geometry, self.act)
+        if self.star_scale is None:
+            return y
+        y = y.relu_()
+        scale = self.star_scale.item()
+        return torch.addcmul(self.star_bias, y, y, value=scale, out=y)
 
     def add_(self, out: Tensor, x: Tensor) -> Tensor:
         """Add conv(x) to `out`, (B, out, H', W'), in place, and return it."""
@@ -112,7 +125,7 @@ class FusedConv(nn.Module):
         very slow at another.
         """
         key, packed = self._packed
-        wanted = *x.shape, self._version()
+        wanted = *self._version(), *x.shape
         if key != wanted:
             self._packed = wanted, None
             return self.weight
@@ -123,7 +136,16 @@ class FusedConv(nn.Module):
 
     def _version(self) -> tuple[int, int, torch.dtype]:
         w = self.weight
-        return id(w), 0 if w.is_inference() else w._version, w.dtype
+        return w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._packed = None, None  # inference mode counts no versions
+
+    def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
+        super()._apply(*args, **kwargs)
+        self._packed = None, None
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | dict(_packed=(None, None))  # made again
@@ -134,19 +156,6 @@ class FusedConv(nn.Module):
             f'{tuple(self.weight.shape)}, stride={stride}, padding={padding}, '
             f'groups={groups}, act={self.act}'
         )
-
-
-class StarReLUInPlace(nn.Module):
-    """StarReLU of a map that nobody else holds, in its memory."""
-
-    def __init__(self, act: StarReLU) -> None:
-        super().__init__()
-        self.register_buffer('scale', act.scale.detach().clone())
-        self.register_buffer('bias', act.bias.detach().clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.relu_()
-        return torch.addcmul(self.bias, x, x, value=self.scale.item(), out=x)
 
 
 class MixedBranch(nn.Module):
@@ -165,8 +174,9 @@ class MixedBranch(nn.Module):
         self.ours = type(mixer) in (Attention, Pooling, SepConv)
         if type(mixer) is SepConv:
             self.norm, affine = split_norm(self.norm, mixer.pwconv1)
-            first, self.mixer.act1 = fuse_act(mixer.pwconv1, mixer.act1, affine)
-            self.mixer.pwconv1 = first
+            self.mixer.pwconv1, self.mixer.act1 = fuse_act(
+                mixer.pwconv1, mixer.act1, affine
+            )
             self.mixer.dwconv = FusedConv(mixer.dwconv)
             self.mixer.pwconv2 = FusedConv(mixer.pwconv2, scale=layer_scale)
             layer_scale = None
@@ -177,13 +187,15 @@ class MixedBranch(nn.Module):
         self.register_buffer('res_scale', copied(res_scale))
         self.register_buffer('layer_scale', copied(layer_scale))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, overwrite: bool) -> Tensor:
+        """Return a new map, in the memory of one inside if that may be overwritten."""
         branch = self.mixer(self.norm(x))
-        return residual(x, branch, self.res_scale, self.layer_scale, self.ours)
+        overwrite = overwrite and self.ours
+        return residual(x, branch, self.res_scale, self.layer_scale, overwrite)
 
 
 class MlpBranch(nn.Module):
-    """`res_scale * x + layer_scale * mlp(norm(x))`, written over x."""
+    """`res_scale * x + layer_scale * mlp(norm(x))`."""
 
     def __init__(
         self,
@@ -198,11 +210,14 @@ class MlpBranch(nn.Module):
         self.fc2 = FusedConv(mlp.fc2, scale=layer_scale)
         self.register_buffer('res_scale', channelwise(res_scale))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, overwrite: bool) -> Tensor:
+        """Return the map, written over x if that may be."""
         hidden = self.act(self.fc1(self.norm(x)))
-        return self.fc2.add_(
-            x if self.res_scale is None else x.mul_(self.res_scale), hidden
-        )
+        if self.res_scale is not None:
+            x = x.mul_(self.res_scale) if overwrite else x * self.res_scale
+        elif not overwrite:
+            x = x.clone()
+        return self.fc2.add_(x, hidden)
 
 
 class FusedBlock(nn.Module):
@@ -228,13 +243,18 @@ class FusedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.pos_embed is not None:
             x = self.pos_embed(x)
-        return self.mlp(self.mixed(x))
+        overwrite = not guards.has_hooks(self)  # else a hook may keep what it sees
+        return self.mlp(self.mixed(x, overwrite), overwrite)
 
 
-def is_foldable(module: nn.Module) -> bool:
-    """Whether a block or downsampling is as the package builds it, without hooks."""
-    weight = next(module.parameters())
-    if not guards.are_untouched(module, FOLDABLE, weight):
+def is_foldable(module: nn.Module, like: Tensor) -> bool:
+    """Whether a block or downsampling is as the package builds it, without hooks.
+
+    Args:
+        module: Whatever is in its place.
+        like: Has the device and the dtype of the backbone's parameters.
+    """
+    if not guards.are_untouched(module, FOLDABLE, like):
         return False
     if isinstance(module, MetaFormerBlock):
         if not has_usual_layers(module):
@@ -268,7 +288,7 @@ def fuse_act(
 ) -> tuple[FusedConv, nn.Module]:
     """Return a convolution that does the activation behind it, and what is left."""
     if type(act) is StarReLU and act.scale.numel() == act.bias.numel() == 1:
-        return FusedConv(conv, before), StarReLUInPlace(act)
+        return FusedConv(conv, before, star=act), nn.Identity()
     post_op = fusable(act)
     if post_op is None:
         return FusedConv(conv, before), copy.deepcopy(act)
@@ -283,16 +303,18 @@ def split_norm(
     Args:
         norm: The norm.
         behind: The convolution behind it that it is folded into, if it is not the one
-            before. One that pads or has groups takes no norm.
+            before. Only a pointwise one takes it.
     """
     if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
         return norm, None
-    if behind is not None and (behind.padding != (0, 0) or behind.groups != 1):
+    if behind is not None and not is_pointwise(behind):
         return norm, None
     weight = (norm.running_var + norm.eps).rsqrt()
+    if norm.weight is not None:
+        weight = weight * norm.weight
     bias = -weight * norm.running_mean
-    if norm.affine:
-        weight, bias = norm.weight * weight, norm.bias + norm.weight * bias
+    if norm.bias is not None:
+        bias = bias + norm.bias
     return nn.Identity(), Affine(weight, bias)
 
 

@@ -108,6 +108,12 @@ class OpenVinoBackbone:
         maps = [torch.from_numpy(out) for out in outs]
         return [x.permute(0, 3, 1, 2) for x in maps] if self._channels_last else maps
 
+    def __reduce__(self) -> tuple:
+        raise UserError(
+            'a model optimized by OpenVINO cannot be copied or saved: copy or save the '
+            'plain model, and optimize that'
+        )
+
     def _run(self, array: np.ndarray) -> list[np.ndarray]:
         shape = array.shape
         if shape not in self._seen:

@@ -3,16 +3,14 @@
 import copy
 import warnings
 from collections.abc import Callable
-from itertools import chain
 from typing import Any
 
 import torch
 import torch._inductor.config
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmmeta.errors import UserError
-from mmmeta.models.metaformer import MetaFormer
+from mmmeta.errors import UserError, one_line
+from mmmeta.models.metaformer import MetaFormer, MetaFormerStage, check_images
 from mmmeta.ops import guards, onednn
 from mmmeta.ops.layout import strides_are_read
 from mmmeta.optimized.blocks import FusedBlock, fuse_downsample, is_foldable
@@ -23,7 +21,6 @@ Run = Callable[[Tensor], tuple[Tensor, ...]]
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.05}
 GPU_TOLERANCE = 0.05  # of float32 there, whose products TF32 may round
 CHECKED_SIZE = (224, 256)
-LIBRARIES = ('torch', 'timm', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
 
 
 class OptimizedBackbone(nn.Module):
@@ -34,20 +31,35 @@ class OptimizedBackbone(nn.Module):
         dtype: What the images are brought to; outputs come back in the dtype that the
             images had.
         dtypes: Those that `.to()` may ask for.
+        plain: The backbone that it stands for.
     """
 
     def __init__(
-        self, run: Run, dtype: torch.dtype, dtypes: tuple[torch.dtype, ...]
+        self,
+        run: Run,
+        dtype: torch.dtype,
+        dtypes: tuple[torch.dtype, ...],
+        plain: MetaFormer,
     ) -> None:
         super().__init__()
         self.run = run
         self.dtype = dtype
         self.dtypes = dtypes
+        self.device = next(plain.parameters()).device
+        self.in_channels = plain.in_channels
         self.eval()
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return what the plain backbone would, for images (B, 3, H, W)."""
+        """Return what the plain backbone would, for images (B, 3, H, W).
+
+        Raises:
+            ValueError: As the plain backbone does.
+            UserError: It is asked for derivatives, or traced.
+        """
+        check_images(images, self.in_channels)
+        if isinstance(self.run, nn.Module):
+            self._check_use()
         batch = images.to(self.dtype)
         if not len(batch):  # for the shapes of the outputs
             batch = batch.new_zeros(1, *batch.shape[1:])
@@ -59,15 +71,24 @@ class OptimizedBackbone(nn.Module):
         """Stay in evaluation mode: what is folded cannot be trained."""
         return super().train(False)
 
+    def _check_use(self) -> None:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            what = 'traced or compiled'
+        elif guards.is_differentiated():
+            what = 'differentiated or transformed'
+        else:
+            return
+        raise UserError(
+            f'an optimized model cannot be {what}: do so with the plain one'
+        )
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         if isinstance(self.run, nn.Module):
-            tensors = chain(self.run.parameters(), self.run.buffers())
-            found = next(t for t in tensors if t.is_floating_point())
-            wanted = fn(found[:0])
-            if wanted.dtype not in self.dtypes or wanted.device != found.device:
+            wanted = fn(torch.empty(0, dtype=self.dtype, device=self.device))
+            if wanted.dtype not in self.dtypes or wanted.device != self.device:
                 raise UserError(
-                    f'a model optimized for {self.dtype} on {found.device} cannot go '
-                    f'to {wanted.dtype} on {wanted.device}: move the plain model, and '
+                    f'a model optimized for {self.dtype} on {self.device} cannot go to '
+                    f'{wanted.dtype} on {wanted.device}: move the plain model, and '
                     'optimize that'
                 )
             self.dtype = wanted.dtype
@@ -80,10 +101,10 @@ def optimize(
     """Return a copy of a model that is faster in inference; the model is left alone.
 
     Output within 1e-4 of the plain model's, in units of its standard deviation, in
-    float32. A detector, segmentor or classifier has its backbone replaced, and in its
-    other parts batch norms folded into the convolutions before them. Layers that were
-    changed or have hooks stay as they are, and a warning names them. The backbone is
-    compared with the model's on a random image ('inductor': the first one).
+    float32. A detector, segmentor or classifier has its backbone replaced, and the
+    weights of its other convolutions brought into the layout of the maps. Layers of the
+    backbone that were changed or have hooks stay as they are, and a warning names them.
+    It is compared with the model's on a random image ('inductor': on the first one).
 
     Args:
         model: A backbone of this package, or a model with one as `backbone`.
@@ -106,18 +127,28 @@ def optimize(
     weight = next(backbone.parameters())
     dtype = dtype or weight.dtype
     name = _pick_backend(backend, weight.device, dtype)
-    with torch.no_grad():
-        plain = _copy(backbone)
-        run = BACKENDS[name](_copy(backbone), dtype)
-        fast = OptimizedBackbone(run, dtype, _dtypes(name))
-        if name != 'inductor':  # which looks at the first image, see there
-            _check_backbone(plain, fast, dtype, name)
-    if backbone is model:
-        return fast
-    copied = _copy(model, {id(backbone): fast})
-    channels_last = weight.device.type == 'cpu' and strides_are_read()
-    layout = torch.channels_last if channels_last else torch.preserve_format
-    return _fold_batch_norms(copied).to(memory_format=layout)
+    try:
+        with torch.no_grad():
+            fast = _build(name, backbone, dtype)
+            if backbone is model:
+                return fast
+            return _in_layout_of_maps(_copy(model, {id(backbone): fast}))
+    except UserError:
+        raise
+    except Exception as error:  # code of the user's may be anywhere in it
+        raise UserError(
+            f'backend {name!r} cannot be used for this model ({one_line(error)}): use '
+            'the model as it is'
+        ) from error
+
+
+def _build(name: str, backbone: MetaFormer, dtype: torch.dtype) -> OptimizedBackbone:
+    plain = _copy(backbone)
+    run = BACKENDS[name](_copy(backbone), dtype)
+    fast = OptimizedBackbone(run, dtype, _dtypes(name), plain)
+    if name != 'inductor':  # which looks at the first image, see there
+        _check_backbone(plain, fast, dtype, name)
+    return fast
 
 
 def _copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
@@ -141,27 +172,16 @@ def _backbone_of(model: nn.Module) -> MetaFormer:
     return backbone
 
 
-def _fold_batch_norms(model: nn.Module) -> nn.Module:
-    """Fold the batch norms of a model's parts that are as the libraries made them."""
-    from mmcv.cnn import fuse_conv_bn
-
+def _in_layout_of_maps(model: nn.Module) -> nn.Module:
+    """Bring the plain convolutions around a backbone into `channels_last` on a CPU."""
+    weight = next(model.parameters(), None)
+    if weight is None or weight.device.type != 'cpu' or not strides_are_read():
+        return model
     for name, child in model.named_children():
-        if isinstance(child, OptimizedBackbone):
-            continue
-        modules = list(child.modules())
-        if not any(isinstance(m, _BatchNorm) for m in modules):
-            continue
-        ours = all(type(m).__module__.split('.')[0] in LIBRARIES for m in modules)
-        if ours and not any(guards.is_hooked(m) for m in modules):
-            setattr(model, name, fuse_conv_bn(child))
-        else:
-            _warn_of([name], 'has hooks or layers of your own')
+        for module in child.modules() if name != 'backbone' else ():
+            if type(module) is nn.Conv2d:
+                module.to(memory_format=torch.channels_last)
     return model
-
-
-def _warn_of(names: list[str], why: str) -> None:
-    shown = ', '.join(names[:4]) + (f' and {len(names) - 4} more' * (len(names) > 4))
-    warnings.warn(f'optimize leaves {shown} as it is: it {why}', stacklevel=3)
 
 
 def _check_backbone(
@@ -171,8 +191,10 @@ def _check_backbone(
     weight = next(plain.parameters())
     generator = torch.Generator().manual_seed(0)
     shape = (1, plain.in_channels, *CHECKED_SIZE)
-    images = torch.randn(shape, generator=generator).to(weight)
-    _compare(plain(images), fast(images), dtype, backend)
+    images = torch.randn(shape, generator=generator, device='cpu').to(weight)
+    with torch.enable_grad():  # by the plain blocks
+        expected = plain(images)
+    _compare(tuple(x.detach() for x in expected), fast(images), dtype, backend)
 
 
 def _compare(
@@ -235,18 +257,27 @@ def _dtypes(backend: str) -> tuple[torch.dtype, ...]:
 
 def _to_onednn(backbone: MetaFormer, dtype: torch.dtype) -> nn.Module:
     kept = []
+    like = next(backbone.parameters())
     for i, stage in enumerate(backbone.stages):
-        if is_foldable(stage.downsample):
+        if type(stage) is not MetaFormerStage:
+            kept.append(f'stages.{i}')
+            continue
+        if is_foldable(stage.downsample, like):
             stage.downsample = fuse_downsample(stage.downsample)
         else:
             kept.append(f'stages.{i}.downsample')
         for j, block in enumerate(stage.blocks):
-            if is_foldable(block):
+            if is_foldable(block, like):
                 stage.blocks[j] = FusedBlock(block)
             else:
                 kept.append(f'stages.{i}.blocks.{j}')
     if kept:
-        _warn_of(kept, 'has hooks or layers that are not as mmmeta builds them')
+        shown = ', '.join(kept[:4]) + f' and {len(kept) - 4} more' * (len(kept) > 4)
+        warnings.warn(
+            f'optimize leaves {shown} as it is: it has hooks, or layers that are not '
+            'as mmmeta builds them',
+            stacklevel=4,
+        )
     return backbone.to(dtype)
 
 

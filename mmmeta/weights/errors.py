@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from mmmeta.errors import UserError
 
-class CheckpointError(RuntimeError):
+
+class CheckpointError(UserError):
     """A checkpoint that cannot be had, read, recognised or loaded.
 
     A `RuntimeError`, as PyTorch and MMEngine raise for a state dict that does not

@@ -265,7 +265,7 @@ def test_an_operator_that_pytorch_changed_is_not_used(monkeypatch, name, taken):
         return 1.5 * operator(*args) if name != '_reorder_linear_weight' else None
 
     monkeypatch.setattr(torch.ops.mkldnn, name, changed)
-    onednn.dtypes.cache_clear()
+    onednn._dtypes.cache_clear()
     try:
         assert onednn.dtypes() == ()
         taken.clear()
@@ -274,7 +274,7 @@ def test_an_operator_that_pytorch_changed_is_not_used(monkeypatch, name, taken):
         assert not taken
     finally:
         monkeypatch.undo()
-        onednn.dtypes.cache_clear()
+        onednn._dtypes.cache_clear()
     assert torch.float32 in onednn.dtypes()
 
 

@@ -10,7 +10,7 @@ from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 
 from mmmeta.commands.demo.engine import Prediction
-from mmmeta.hosts.predictor import OPACITY
+from mmmeta.hosts.libraries import OPACITY
 
 # Smaller images are enlarged before labels are written on them; pixels.
 MIN_SIDE = 640

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmmeta.errors import UserError
-from mmmeta.hosts.config import TASKS, load_config, scope_of
+from mmmeta.hosts.config import load_config
+from mmmeta.hosts.libraries import LIBRARIES, library_of
 from mmmeta.weights.locate import is_remote
 
 
@@ -42,12 +43,12 @@ def make_model(config: str, checkpoint: str) -> Model:
         UserError: One of the two is not there, or the config is not of a detector,
             segmentor or classifier.
     """
-    scope = scope_of(load_config(config), config)
+    scope = library_of(load_config(config), config)
     if not is_remote(checkpoint) and not os.path.isfile(checkpoint):
         raise UserError(
             f'no checkpoint {checkpoint}; expected a file, an address or mmmeta://NAME'
         )
-    return Model(config, checkpoint, TASKS[scope].name)
+    return Model(config, checkpoint, LIBRARIES[scope].task)
 
 
 def find_models(root: str | os.PathLike = 'work_dirs') -> tuple[list[Model], list[str]]:

@@ -11,7 +11,7 @@ from mmmeta.commands.demo import drawing
 from mmmeta.commands.demo.engine import Engine, Prediction
 from mmmeta.commands.demo.found import Model, make_model
 from mmmeta.errors import UserError, one_line
-from mmmeta.hosts.config import TASKS
+from mmmeta.hosts.libraries import TASKS
 from mmmeta.hosts.predictor import read_image
 
 THRESHOLD = 0.5
@@ -120,9 +120,7 @@ class Page:
         return blocks
 
     def _build_inputs(self) -> None:
-        self.task = gr.Radio(
-            [task.name for task in TASKS.values()], label='Task', elem_id='task'
-        )
+        self.task = gr.Radio(list(TASKS), label='Task', elem_id='task')
         self.model = gr.Dropdown([], label='Model', elem_id='model', filterable=False)
         self.hint = gr.HTML(elem_id='hint', padding=False)
         if self.may_add:

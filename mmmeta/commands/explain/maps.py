@@ -82,7 +82,8 @@ class Subject:
 
     Attributes:
         title: What stands above its column.
-        scores: Gives a score for each class, (1, classes), of a view's tensor.
+        scores_for: Returns for a view the module that gives a score for each class,
+            (1, classes), of the view's tensor.
         layer: The module whose output is looked at.
         prepare: Makes a view of an image (H, W, 3), uint8, RGB.
         classes: Names by index; None for none.
@@ -92,7 +93,7 @@ class Subject:
     """
 
     title: str
-    scores: nn.Module
+    scores_for: Callable[[View], nn.Module]
     layer: nn.Module
     prepare: Callable[[np.ndarray], View]
     classes: Sequence[str] | None = None
@@ -165,11 +166,10 @@ def explain(
     if subject.layer is None:
         raise UserError(f'{subject.name}: its last stage is not known; give --layer')
     view = subject.prepare(image)
-    if subject.dense:
-        subject.scores.samples = view.samples
-    device = next(subject.scores.parameters()).device
+    model = subject.scores_for(view)
+    device = next(model.parameters()).device
     with torch.no_grad():
-        scores = subject.scores(view.tensor.to(device))[0]
+        scores = model(view.tensor.to(device))[0]
     if target is not None and not 0 <= target < len(scores):
         raise UserError(f'--target must be 0 to {len(scores) - 1}, got {target}')
     index = int(scores.argmax()) if target is None else target
@@ -177,7 +177,7 @@ def explain(
     def to_maps(output: Any) -> Tensor:
         return _to_maps(subject, view, output)
 
-    with hush(), cam(subject.scores, [subject.layer], to_maps) as compute:
+    with hush(), cam(model, [subject.layer], to_maps) as compute:
         (heat,) = compute(view.tensor, [ClassifierOutputTarget(index)])
     label = subject.classes[index] if subject.classes else f'class {index}'
     if not subject.dense:

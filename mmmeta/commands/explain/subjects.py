@@ -57,11 +57,12 @@ def load_subject(
                 f'{name}: {error}. Give a file as {name}=CHECKPOINT, or --random for '
                 'untrained weights'
             ) from error
+    model = model.eval().to(device)
     title = f'{name}\n{checkpoint.rpartition("/")[2]}' if checkpoint else name
     default, prefix = _last_stage(getattr(model, 'backbone', model))
     return Subject(
         title=f'{title}\nuntrained' if random and not checkpoint else title,
-        scores=model.eval().to(device),
+        scores_for=lambda view: model,
         layer=_find_layer(model, layer, name) if layer else default,
         prepare=crop,
         classes=_imagenet_classes(num_classes),
@@ -152,7 +153,11 @@ def _load_config(name: str, checkpoint: str, device: str, layer: str | None) -> 
     default, prefix = _last_stage(model.backbone)
     return Subject(
         title=f'{name.rpartition("/")[2]}\n{checkpoint.rpartition("/")[2]}',
-        scores=DenseScores(model) if dense else model,
+        scores_for=(
+            (lambda view: DenseScores(model, view.samples))
+            if dense
+            else (lambda view: model)
+        ),
         layer=_find_layer(model, layer, name) if layer else default,
         prepare=_Pipeline(predictor) if dense else _crop_of(predictor),
         classes=predictor.classes,
@@ -207,14 +212,15 @@ class DenseScores(nn.Module):
     over the anchors or boxes where a detector is confident of it (0.3 or more).
 
     Args:
-        model: Of MMDetection or MMSegmentation; its mask head is taken off. `samples`
-            are set for each image.
+        model: Of MMDetection or MMSegmentation; its mask head is taken off.
+        samples: The data samples of the batch that it will be called with.
+            Default: None.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, samples: Any = None) -> None:
         super().__init__()
         self.model = model
-        self.samples: Any = None
+        self.samples = samples
         if getattr(model, 'with_mask', False):
             model.roi_head.mask_head = None  # slow, and not asked
 

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     paths = list_images(args.inputs, args.out_dir)
     make_folder(args.out_dir)
     predictor = build_predictor(
-        args.config, args.checkpoint, args.device, args.cfg_options, only=True
+        args.config, args.checkpoint, args.device, args.cfg_options
     )
     names = relative_names(paths)
     options = {} if args.ann_file is None else {'ann_file': args.ann_file}

@@ -1,0 +1,119 @@
+"""What differs between MMDetection, MMSegmentation and MMPretrain: one row each.
+
+A config says by its `default_scope` which of them it is for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmmeta.errors import UserError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+OPACITY = 0.6  # of the class colors over an image
+
+
+@dataclass(frozen=True)
+class Library:
+    """A host library.
+
+    Attributes:
+        task: What it is for: 'detection', 'segmentation' or 'classification'.
+        base: Name of its models' base class, in its `models`.
+        field: What a model's data sample has its result in.
+        show: Makes a config draw its test's predictions; called with the config, its
+            visualization hook, whether to show windows, and the folder or None.
+        dump: The evaluator that pickles a test's predictions; None where the metric
+            writes maps into a folder.
+        build_inferencer: Builds its inferencer for a config, on a device, with random
+            weights.
+    """
+
+    task: str
+    base: str
+    field: str
+    show: Callable[['Config', dict, bool, str | None], None]
+    dump: str | None
+    build_inferencer: Callable[['Config', str], Any]
+
+
+def _show_detections(cfg: 'Config', hook: dict, show: bool, folder: str | None) -> None:
+    hook.update(show=show, draw=True, test_out_dir=folder)
+
+
+def _show_maps(cfg: 'Config', hook: dict, show: bool, folder: str | None) -> None:
+    hook.update(show=show, draw=True)
+    if folder:
+        cfg.visualizer.save_dir = folder
+
+
+def _show_classes(cfg: 'Config', hook: dict, show: bool, folder: str | None) -> None:
+    hook.update(show=show, enable=True, out_dir=folder)
+
+
+# Visualizers are without backends, which would make folders or ask for accounts.
+def _detector(cfg: 'Config', device: str) -> Any:
+    from mmdet.apis import DetInferencer
+
+    cfg.visualizer = dict(type='DetLocalVisualizer')
+    # A palette, else its data set would be built for one.
+    return DetInferencer(cfg, device=device, palette='random', show_progress=False)
+
+
+def _segmentor(cfg: 'Config', device: str) -> Any:
+    from mmseg.apis import MMSegInferencer
+
+    cfg.visualizer = dict(type='SegLocalVisualizer', alpha=OPACITY)
+    inferencer = MMSegInferencer(cfg, device=device)
+    inferencer.show_progress = False  # no argument in MMSegmentation 1.2.2
+    return inferencer
+
+
+def _classifier(cfg: 'Config', device: str) -> Any:
+    from mmpretrain import ImageClassificationInferencer
+    from mmpretrain.visualization import UniversalVisualizer
+
+    inferencer = ImageClassificationInferencer(cfg, pretrained=False, device=device)
+    inferencer.visualizer = UniversalVisualizer()
+    return inferencer
+
+
+LIBRARIES = {
+    'mmdet': Library(
+        'detection',
+        'BaseDetector',
+        'pred_instances',
+        _show_detections,
+        'DumpDetResults',
+        _detector,
+    ),
+    'mmseg': Library(
+        'segmentation', 'BaseSegmentor', 'pred_sem_seg', _show_maps, None, _segmentor
+    ),
+    'mmpretrain': Library(
+        'classification',
+        'BaseClassifier',
+        'pred_score',
+        _show_classes,
+        'DumpResults',
+        _classifier,
+    ),
+}
+TASKS = tuple(library.task for library in LIBRARIES.values())
+
+
+def library_of(cfg: 'Config', name: str) -> str:
+    """Return the host library that a config is for, a key of `LIBRARIES`.
+
+    Raises:
+        UserError: It is for none of them; `name` says which config.
+    """
+    scope = cfg.get('default_scope')
+    if scope not in LIBRARIES:
+        raise UserError(
+            f'config {name} has default_scope {scope!r}; expected one of '
+            f'{", ".join(LIBRARIES)}'
+        )
+    return scope
