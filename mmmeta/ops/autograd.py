@@ -1,5 +1,7 @@
 """Modules whose maps are computed again in the backward pass instead of kept."""
 
+import threading
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -38,6 +40,9 @@ def recompute(x: Tensor, *modules: nn.Module) -> Tensor:
         return run_modules(x, *modules)
     again = _Again(nn.Sequential(*modules))
     return checkpoint(again, x, use_reentrant=False)
+
+
+_LENDING = threading.RLock()  # modules have one place for each tensor
 
 
 class _Again:
@@ -79,4 +84,5 @@ class _Again:
         if not self.buffers and all(self.parameters[name] is p for name, p in own):
             return self.chain(x)  # nothing to lend, which other threads would see
         tensors = {**self.parameters, **self.buffers}
-        return functional_call(self.chain, tensors, (x,), tie_weights=False)
+        with _LENDING:
+            return functional_call(self.chain, tensors, (x,), tie_weights=False)
