@@ -5,11 +5,14 @@ checked by size and SHA-256 and then renamed, so that a file under its own name 
 whole. A lock beside it lets two processes that ask at once download it once. What a
 first download's SHA-256 was is kept beside the file, and a later difference is an
 error.
+
+torch.hub and huggingface_hub do not serve here: the one starts over after an
+interruption and takes what was cut off for whole; the other takes a web page for a
+file, writes until the disk is full, and without a network tries for half a minute.
 """
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import http.client
 import os
@@ -21,6 +24,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from mmmeta.version import __version__
@@ -94,7 +98,7 @@ def fetch(sources: Sequence[Source], quiet: bool | None = None) -> Path:
     for source in sources:
         path = folder / source.file
         try:
-            with _writing(folder), _lock(path):
+            with _writing(folder), FileLock(f'{path}.lock'):
                 # Another process may have finished it while this one waited.
                 if not path.is_file():
                     _download(source, path, quiet)
@@ -123,14 +127,6 @@ def _writing(folder: Path) -> Iterator[None]:
             f'a download to {folder} cannot be written: {error.strerror or error}. '
             'Make room there, or set MMMETA_HOME to another folder'
         ) from error
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the lock of a file; wait while another process has it."""
-    with path.with_name(path.name + '.lock').open('w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _download(source: Source, path: Path, quiet: bool | None) -> None:
