@@ -3,8 +3,8 @@
 A file comes in under a name with `.part`, is continued after an interruption, is
 checked by size and SHA-256 and then renamed, so that a file under its own name is
 whole. A lock beside it lets two processes that ask at once download it once. What a
-first download's SHA-256 was is kept beside the file, and a later difference is an
-error.
+first download's SHA-256 was is kept beside the file, with the file's time of change,
+and a later difference is an error; a file of that same time is not read again for it.
 
 torch.hub and huggingface_hub do not serve here: the one starts over after an
 interruption and takes what was cut off for whole; the other takes a web page for a
@@ -82,8 +82,8 @@ def fetch(sources: Sequence[Source], quiet: bool | None = None) -> Path:
         quiet: Show no progress. Default: shown where stderr is a terminal.
 
     Returns:
-        A file in `cache_dir()`. One that is there already is used if its size and
-        SHA-256 are those known.
+        A file in `cache_dir()`. One that is there already is used if `check` finds
+        it to be the one known.
 
     Raises:
         CheckpointError: No address works (the message says which file to put
@@ -92,7 +92,7 @@ def fetch(sources: Sequence[Source], quiet: bool | None = None) -> Path:
     folder = cache_dir()
     for source in sources:
         if (folder / source.file).is_file():
-            _check(folder / source.file, folder / source.file, source)
+            check(folder / source.file, source)
             return folder / source.file
     problems = []
     for source in sources:
@@ -110,6 +110,31 @@ def fetch(sources: Sequence[Source], quiet: bool | None = None) -> Path:
         f'no address of {path.name} works ({"; ".join(problems)}). Without a network, '
         f'get {sources[0].url} elsewhere and put it at {path}'
     )
+
+
+def check(path: Path, source: Source, thorough: bool = False) -> None:
+    """Refuse a file of the cache that is not the one known.
+
+    It is read in full where something is known of its content and it has changed since
+    that was last found right, by its time of change.
+
+    Args:
+        path: The file.
+        source: The address it is from.
+        thorough: Read it in full all the same. Default: False.
+
+    Raises:
+        CheckpointError: Its size or SHA-256 is not the one known or recorded.
+    """
+    changed = path.stat().st_mtime_ns
+    recorded = _recorded(path)
+    found_right = recorded and _record_of(path).stat().st_mtime_ns == changed
+    digest = recorded
+    if thorough or not found_right:
+        digest = _sha256(path) if recorded or source.sha256 else ''
+    _refuse_another(path, path, source, digest)
+    if digest and not found_right:
+        _record(path, digest, changed)
 
 
 class _TransferError(Exception):
@@ -140,12 +165,13 @@ def _download(source: Source, path: Path, quiet: bool | None) -> None:
                 raise
             time.sleep(WAIT * (attempt + 1))
     try:
-        digest = _check(part, path, source)
+        digest = _sha256(part)
+        _refuse_another(part, path, source, digest)
     except CheckpointError as error:
         part.unlink()
         raise _TransferError(str(error)) from None
     os.replace(part, path)
-    _record(path).write_text(f'{digest}  {path.name}\n')
+    _record(path, digest, path.stat().st_mtime_ns)
 
 
 def _transfer(source: Source, part: Path, quiet: bool | None) -> None:
@@ -222,8 +248,23 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, 'reason', None) or error) or type(error).__name__
 
 
-def _record(path: Path) -> Path:
+def _record_of(path: Path) -> Path:
     return path.with_name(path.name + '.sha256')
+
+
+def _recorded(path: Path) -> str:
+    """Return the SHA-256 that is kept beside a file, '' where none is."""
+    record = _record_of(path)
+    words = record.read_text().split() if record.is_file() else []
+    return words[0] if words else ''
+
+
+def _record(path: Path, digest: str, changed: int) -> None:
+    """Keep a file's SHA-256 beside it, dated by the file's own time of change."""
+    record = _record_of(path)
+    with contextlib.suppress(OSError):  # a folder of somebody else's
+        record.write_text(f'{digest}  {path.name}\n')
+        os.utime(record, ns=(changed, changed))
 
 
 def _sha256(file: Path) -> str:
@@ -234,29 +275,23 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _check(file: Path, path: Path, source: Source) -> str:
-    """Return a file's SHA-256, if it and the size are those known and recorded.
-
-    Raises:
-        CheckpointError: They are not.
-    """
+def _refuse_another(file: Path, path: Path, source: Source, digest: str) -> None:
+    """Compare a file with what is known of it and recorded of `path`."""
     size = file.stat().st_size
     if source.size is not None and size != source.size:
         raise CheckpointError(
             f'{file} has {size} bytes, expected {source.size}; delete it to download '
             'it again'
         )
-    digest = _sha256(file)
     if source.sha256 and not digest.startswith(source.sha256):
         raise CheckpointError(
             f'{file} has SHA-256 {digest}, expected {source.sha256}; it is damaged or '
             'another file: delete it to download it again'
         )
-    record = _record(path)
-    if record.is_file() and record.read_text().split()[0] != digest:
+    recorded = _recorded(path)
+    if recorded and recorded != digest:
         raise CheckpointError(
-            f'{file} has SHA-256 {digest}, and at its first download had '
-            f'{record.read_text().split()[0]}: it was changed, here or where it comes '
-            f'from. If you trust the change, delete {record}; else delete the file'
+            f'{file} has SHA-256 {digest}, and at its first download had {recorded}: '
+            'it was changed, here or where it comes from. If you trust the change, '
+            f'delete {_record_of(path)}; else delete the file'
         )
-    return digest

@@ -1,6 +1,7 @@
 """Downloads, from a local server that stands for the hosts."""
 
 import hashlib
+import os
 import random
 import resource
 import subprocess
@@ -77,8 +78,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
-        thread.start()
+        threading.Thread(target=running.serve_forever, args=(0.01,)).start()
         yield running
         running.shutdown()
 
@@ -186,12 +186,50 @@ def test_no_network(cache):
 def test_a_later_difference_is_reported(server, cache):
     path = fetch([Source(server.url('plain'))])
     path.write_bytes(CONTENT[:-1])
+    os.utime(path, (1, 1))  # not within the same tick of a clock
     with pytest.raises(CheckpointError, match=f'at its first download had {SHA}'):
         fetch([Source(server.url('plain'))])
     path.unlink()
     (cache / 'x.pth.sha256').write_text('00ff  x.pth\n')
     with pytest.raises(CheckpointError, match='at its first download had 00ff'):
         fetch([Source(server.url('plain'))])
+
+
+@pytest.mark.parametrize('by_hand', [False, True])
+def test_a_file_is_read_again_only_where_it_changed(
+    server, cache, monkeypatch, by_hand
+):
+    source = Source(server.url('plain'), sha256=SHA)
+    path, read = cache / 'x.pth', []
+    if by_hand:
+        cache.mkdir()
+        path.write_bytes(CONTENT)
+    sha256 = download._sha256
+    monkeypatch.setattr(download, '_sha256', lambda f: read.append(f) or sha256(f))
+    for _ in range(3):
+        fetch([source])
+    assert read == [path if by_hand else cache / 'x.pth.part']
+    os.utime(path, (1, 1))  # as a copy of the cache has it
+    for _ in range(3):
+        fetch([source])
+    assert read[1:] == [path]
+    # What is known is compared all the same, and all of the file where asked.
+    with pytest.raises(CheckpointError, match=f'SHA-256 {SHA}, expected 0000'):
+        fetch([Source(source.url, sha256='0000')])
+    assert len(read) == 2
+    path.write_bytes(CONTENT[::-1])
+    os.utime(path, (1, 1))
+    assert fetch([source]) == path
+    with pytest.raises(CheckpointError, match=f'expected {SHA}; it is damaged'):
+        download.check(path, source, thorough=True)
+
+
+def test_a_record_that_was_not_finished_is_written_again(server, cache):
+    path = fetch([Source(server.url('plain'))])
+    (cache / 'x.pth.sha256').write_text('')
+    assert fetch([Source(server.url('plain'))]) == path
+    assert fetch([Source(server.url('plain'), sha256=SHA)]) == path
+    assert (cache / 'x.pth.sha256').read_text() == f'{SHA}  x.pth\n'
 
 
 def test_two_processes_at_once_download_once(server, cache):

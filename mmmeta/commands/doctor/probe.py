@@ -76,8 +76,8 @@ def allocator() -> dict:
 
 
 def weights() -> dict:
-    """Look through the cache; `fetch` checks the files that are there already."""
-    from mmmeta.weights.download import cache_dir, fetch
+    """Look through the cache, and read in full what has a known SHA-256."""
+    from mmmeta.weights.download import cache_dir, check
     from mmmeta.weights.errors import CheckpointError
     from mmmeta.weights.zoo import ZOO
 
@@ -92,7 +92,7 @@ def weights() -> dict:
             damaged[str(file)] = f'{file} is cut off'
         elif file.name in known:
             try:
-                fetch([known[file.name]])
+                check(file, known[file.name], thorough=True)
             except CheckpointError as error:
                 damaged[str(file)] = str(error)
     return dict(
