@@ -19,11 +19,12 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from mmmeta.datasets._coco import INFO, Instances
 from mmmeta.datasets._scene import CLASSES, MIN_SIZE, Scene, make_scene
@@ -97,29 +98,17 @@ def _write_split(root: Path, split: str, params: dict, indexes: Iterable[int]) -
     _write_json(path, instances.content())
 
 
-def _with_percent(indexes: range, text: str) -> Iterator[int]:
-    """Yields the indexes; writes to stderr how far they have come."""
-    # A terminal gets a line that is written over, a log file a few lines.
-    terminal = sys.stderr.isatty()
-    step, shown = 1 if terminal else 50, 0
-    for k in indexes:
-        yield k
-        percent = 100 * (k + 1) // len(indexes)
-        if percent == 100 or percent >= shown + step:
-            shown = percent
-            end = '\r' if terminal and percent < 100 else '\n'
-            print(f'{text}: {percent:3d} %', end=end, file=sys.stderr, flush=True)
-
-
 def _write_set(root: Path, params: dict, progress: bool) -> None:
     for split in SPLITS:
-        indexes = range(params[f'num_{split}'])
-        _write_split(
-            root,
-            split,
-            params,
-            _with_percent(indexes, f'{split} images') if progress else indexes,
+        bar = tqdm(
+            range(params[f'num_{split}']),
+            f'{split} images',
+            unit='image',
+            # A log file gets a few lines.
+            mininterval=0.1 if sys.stderr.isatty() else 10,
+            disable=not progress,
         )
+        _write_split(root, split, params, bar)
     # Written last: where it is, the set is complete.
     _write_json(root / 'dataset.json', params)
 

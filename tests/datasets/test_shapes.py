@@ -473,8 +473,8 @@ def test_progress_is_written_to_stderr(tmp_path, capsys):
     make_shapes(tmp_path / 'shapes', num_train=2, num_val=1, size=64)
     out, err = capsys.readouterr()
     assert out == ''
-    assert 'train images: 100 %' in err
-    assert 'val images: 100 %' in err
+    assert 'train images: 100%|' in err
+    assert 'val images: 100%|' in err
 
 
 def test_description_counts_every_instance(root, split, coco):
@@ -492,7 +492,9 @@ def test_description_counts_every_instance(root, split, coco):
 
 
 def test_easy_set_has_few_large_shapes_that_show(tmp_path):
-    process = start_cli('--root', str(tmp_path / 'shapes'), '--easy', '--num-train=20')
+    process = start_cli(
+        '--root', str(tmp_path / 'shapes'), '--easy', '--num-train=20', '--num-val=2'
+    )
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     coco = COCO(tmp_path / 'shapes/annotations/instances_train.json')
