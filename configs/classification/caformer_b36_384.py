@@ -9,7 +9,7 @@ Batch size 1024: on 8 GPUs 128 each or, as published, four times 32.
             optim_wrapper.accumulative_counts=32 custom_hooks.0.interval=32
 """
 
-_base_ = '../_base_/caformer_in1k_384.py'
+_base_ = 'caformer_s18_384.py'
 
 load_from = 'mmmeta://caformer_b36.sail_in1k'
 

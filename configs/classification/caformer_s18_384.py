@@ -9,4 +9,11 @@ Batch size 1024: on 8 GPUs 128 each or, as published, four times 32.
             optim_wrapper.accumulative_counts=32 custom_hooks.0.interval=32
 """
 
-_base_ = '../_base_/caformer_in1k_384.py'
+_base_ = 'convformer_s18_384.py'
+
+load_from = 'mmmeta://caformer_s18.sail_in1k'
+
+model = dict(backbone=dict(type='mmmeta.CAFormer'))
+
+# Source: scripts/caformer/finetune_*_384.sh: LAMB and twice ConvFormer's rate.
+optim_wrapper = dict(optimizer=dict(type='Lamb', lr=1e-4))

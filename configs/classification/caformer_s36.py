@@ -9,6 +9,6 @@ Batch size 4096: on 8 GPUs 512 each or, as published, four times 128.
             optim_wrapper.accumulative_counts=32
 """
 
-_base_ = '../_base_/caformer_in1k.py'
+_base_ = 'caformer_s18.py'
 
 model = dict(backbone=dict(arch='s36', drop_path_rate=0.3), neck=dict(dropout=0.4))

@@ -9,4 +9,20 @@ Batch size 1024: on 8 GPUs 128 each or, as published, four times 32.
             optim_wrapper.accumulative_counts=32 custom_hooks.0.interval=32
 """
 
-_base_ = '../_base_/convformer_in1k_384.py'
+_base_ = [
+    '../_base_/models/metaformer_classifier.py',
+    '../_base_/datasets/imagenet_metaformer_384.py',
+    '../_base_/schedules/imagenet_metaformer_30e.py',
+    '../_base_/imagenet_runtime.py',
+]
+
+# Not init_cfg of the backbone: the classifier's own layers go on from there too. And
+# it is read for training only, so that inference and a resumed run download nothing.
+load_from = 'mmmeta://convformer_s18.sail_in1k'
+
+model = dict(
+    backbone=dict(type='mmmeta.ConvFormer', arch='s18', drop_path_rate=0.3),
+    neck=dict(ratio=4, dropout=0.4),
+    head=dict(in_channels=512 * 4),
+    train_cfg=None,
+)

@@ -9,6 +9,13 @@ Batch size 4096: on 8 GPUs 512 each or, as published, four times 128.
             optim_wrapper.accumulative_counts=32
 """
 
-_base_ = '../_base_/metaformer_basic_in1k.py'
+_base_ = [
+    '../_base_/models/metaformer_classifier.py',
+    '../_base_/datasets/imagenet_metaformer.py',
+    '../_base_/schedules/imagenet_metaformer_300e.py',
+    '../_base_/imagenet_runtime.py',
+]
 
-model = dict(backbone=dict(type='mmmeta.IdentityFormer'))
+model = dict(
+    backbone=dict(type='mmmeta.IdentityFormer', arch='s12', drop_path_rate=0.1),
+)

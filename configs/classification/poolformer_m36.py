@@ -6,11 +6,14 @@ Batch size 1024: on 8 GPUs 128 each.
             --cfg-options optim_wrapper.accumulative_counts=8
 """
 
-_base_ = '../_base_/poolformer_in1k.py'
+_base_ = [
+    '../_base_/models/classifier.py',
+    '../_base_/datasets/imagenet_poolformer_medium.py',
+    '../_base_/schedules/imagenet_300e.py',
+    '../_base_/imagenet_runtime.py',
+]
 
-model = dict(backbone=dict(arch='m36', drop_path_rate=0.3), head=dict(in_channels=768))
-
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = 235  # 224 / 0.95, rounded down as timm does
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
+model = dict(
+    backbone=dict(type='mmmeta.PoolFormer', arch='m36', drop_path_rate=0.3),
+    head=dict(in_channels=768),
+)

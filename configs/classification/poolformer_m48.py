@@ -6,11 +6,6 @@ Batch size 1024: on 8 GPUs 128 each.
             --cfg-options optim_wrapper.accumulative_counts=8
 """
 
-_base_ = '../_base_/poolformer_in1k.py'
+_base_ = 'poolformer_m36.py'
 
-model = dict(backbone=dict(arch='m48', drop_path_rate=0.4), head=dict(in_channels=768))
-
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = 235  # 224 / 0.95, rounded down as timm does
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
+model = dict(backbone=dict(arch='m48', drop_path_rate=0.4))

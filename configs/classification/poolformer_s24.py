@@ -6,6 +6,6 @@ Batch size 1024: on 8 GPUs 128 each.
             --cfg-options optim_wrapper.accumulative_counts=8
 """
 
-_base_ = '../_base_/poolformer_in1k.py'
+_base_ = 'poolformer_s12.py'
 
 model = dict(backbone=dict(arch='s24'))

@@ -9,10 +9,10 @@ Batch size 4096: on 8 GPUs 512 each or, as published, four times 128.
             optim_wrapper.accumulative_counts=32
 """
 
-_base_ = '../_base_/metaformer_basic_in1k.py'
+_base_ = 'randformer_s12.py'
 
 model = dict(
-    backbone=dict(type='mmmeta.RandFormer', arch='m36', drop_path_rate=0.3),
+    backbone=dict(arch='m36', drop_path_rate=0.3),
     neck=dict(dim=768),
     head=dict(in_channels=768),
 )

@@ -9,6 +9,6 @@ Batch size 4096: on 8 GPUs 512 each or, as published, four times 128.
             optim_wrapper.accumulative_counts=32
 """
 
-_base_ = '../_base_/metaformer_basic_in1k.py'
+_base_ = 'randformer_s12.py'
 
-model = dict(backbone=dict(type='mmmeta.RandFormer', arch='s24'))
+model = dict(backbone=dict(arch='s24'))

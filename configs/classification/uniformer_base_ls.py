@@ -6,11 +6,6 @@ Batch size 1024: on 8 GPUs 128 each.
             --cfg-options optim_wrapper.accumulative_counts=8
 """
 
-_base_ = '../_base_/uniformer_in1k.py'
+_base_ = 'uniformer_base.py'
 
-model = dict(backbone=dict(arch='base_ls', drop_path_rate=0.3))
-
-# 4e-4 for 512 images
-optim_wrapper = dict(optimizer=dict(lr=8e-4))
-param_scheduler = _base_.param_scheduler
-param_scheduler[0].start_factor = 1e-6 / 8e-4
+model = dict(backbone=dict(arch='base_ls'))

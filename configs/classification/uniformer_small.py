@@ -6,4 +6,11 @@ Batch size 1024: on 8 GPUs 128 each.
             --cfg-options optim_wrapper.accumulative_counts=8
 """
 
-_base_ = '../_base_/uniformer_in1k.py'
+_base_ = [
+    '../_base_/models/classifier.py',
+    '../_base_/datasets/imagenet_uniformer.py',
+    '../_base_/schedules/imagenet_300e.py',
+    '../_base_/imagenet_runtime.py',
+]
+
+model = dict(backbone=dict(type='mmmeta.UniFormer', arch='small', drop_path_rate=0.1))

@@ -6,6 +6,6 @@ Batch size 1024: on 8 GPUs 128 each.
             --cfg-options optim_wrapper.accumulative_counts=8
 """
 
-_base_ = '../_base_/uniformer_in1k.py'
+_base_ = 'uniformer_small.py'
 
 model = dict(backbone=dict(arch='small_plus_dim64'))

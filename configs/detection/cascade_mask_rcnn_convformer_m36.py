@@ -1,20 +1,15 @@
 """Cascade Mask R-CNN, ConvFormer-M36, COCO 1x: no result is published.
 
-The recipe is ours; configs/_base_/metaformer_coco_1x.py says after whom.
+The recipe is ours; configs/_base_/schedules/metaformer_1x.py says after whom.
 Batch size 16: on 8 GPUs 2 each.
 8 GPUs: bash tools/dist_train.sh configs/detection/cascade_mask_rcnn_convformer_m36.py 8
 1 GPU:  python tools/train.py configs/detection/cascade_mask_rcnn_convformer_m36.py \
             --auto-scale-lr
 """
 
-_base_ = ['../_base_/cascade_mask_rcnn.py', '../_base_/metaformer_coco_1x.py']
+_base_ = ['cascade_mask_rcnn_convformer_s18.py', '../_base_/models/backbones.py']
 
 model = dict(
-    backbone=dict(
-        type='mmmeta.ConvFormer',
-        arch='m36',
-        drop_path_rate=0.4,
-        init_cfg=dict(checkpoint='mmmeta://convformer_m36.sail_in1k'),
-    ),
+    backbone=dict(_base_.pop('backbones').convformer_m36, drop_path_rate=0.4),
     neck=dict(in_channels=[96, 192, 384, 576]),
 )

@@ -10,15 +10,17 @@ Batch size 16: on 8 GPUs 2 each.
 """
 
 _base_ = [
-    '../_base_/cascade_mask_rcnn_uniformer.py',
-    '../_base_/coco_instance_ms_3x.py',
+    '../_base_/models/cascade_mask_rcnn.py',
+    '../_base_/models/backbones.py',
+    '../_base_/datasets/coco_instance_ms.py',
+    '../_base_/schedules/uniformer_3x.py',
+    'mmdet::_base_/default_runtime.py',
 ]
 
 model = dict(
     backbone=dict(
-        arch='small',
+        _base_.pop('backbones').uniformer_small,
         drop_path_rate=0.2,
         with_cp=[0, 0, 8, 0],
-        init_cfg=dict(checkpoint='mmmeta://uniformer_small.sensex_in1k'),
-    )
+    ),
 )

@@ -1,19 +1,12 @@
 """Mask R-CNN, CAFormer-S18, COCO 1x: no result is published.
 
-The recipe is ours; configs/_base_/metaformer_coco_1x.py says after whom.
+The recipe is ours; configs/_base_/schedules/metaformer_1x.py says after whom.
 Batch size 16: on 8 GPUs 2 each.
 8 GPUs: bash tools/dist_train.sh configs/detection/mask_rcnn_caformer_s18.py 8
 1 GPU:  python tools/train.py configs/detection/mask_rcnn_caformer_s18.py \
             --auto-scale-lr
 """
 
-_base_ = ['../_base_/mask_rcnn.py', '../_base_/metaformer_coco_1x.py']
+_base_ = ['mask_rcnn_convformer_s18.py', '../_base_/models/backbones.py']
 
-model = dict(
-    backbone=dict(
-        type='mmmeta.CAFormer',
-        arch='s18',
-        drop_path_rate=0.15,
-        init_cfg=dict(checkpoint='mmmeta://caformer_s18.sail_in1k'),
-    ),
-)
+model = dict(backbone=dict(_base_.pop('backbones').caformer_s18, drop_path_rate=0.15))

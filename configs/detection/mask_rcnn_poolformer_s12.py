@@ -6,4 +6,14 @@ Batch size 16: on 8 GPUs 2 each.
             --auto-scale-lr
 """
 
-_base_ = '../_base_/mask_rcnn_poolformer_coco_1x.py'
+_base_ = [
+    '../_base_/models/mask_rcnn.py',
+    '../_base_/models/backbones.py',
+    'mmdet::_base_/datasets/coco_instance.py',
+    '../_base_/schedules/poolformer_1x.py',
+    'mmdet::_base_/default_runtime.py',
+]
+
+model = dict(backbone=dict(_base_.pop('backbones').poolformer_s12, drop_path_rate=0.0))
+
+optim_wrapper = dict(optimizer=dict(lr=2e-4))

@@ -5,14 +5,22 @@ From random weights, on a CPU:
     python tools/train.py configs/detection/mask_rcnn_poolformer_s12_shapes.py
 """
 
-_base_ = ['../_base_/mask_rcnn_poolformer.py', '../_base_/shapes_detection.py']
+_base_ = [
+    '../_base_/models/mask_rcnn.py',
+    '../_base_/models/backbones.py',
+    '../_base_/datasets/shapes_instance.py',
+    '../_base_/schedules/shapes_detection.py',
+    '../_base_/shapes_runtime.py',
+]
 
 num_classes = 6
 width = 128  # channels of neck and heads; MMDetection's are 256
 norm_cfg = dict(type='GN', num_groups=16)
 
 model = dict(
-    backbone=dict(init_cfg=None),
+    backbone=dict(
+        _base_.pop('backbones').poolformer_s12, drop_path_rate=0.0, init_cfg=None
+    ),
     # Without pretrained weights, norms in the neck and the heads are what lets a
     # detector start to learn within minutes; narrower, they cost a CPU less.
     neck=dict(out_channels=width, norm_cfg=norm_cfg, num_outs=4),
@@ -51,16 +59,6 @@ model = dict(
     ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
 )
-
-train_pipeline = _base_.train_pipeline
-train_pipeline[1].with_mask = True
-test_pipeline = _base_.test_pipeline
-test_pipeline[2].with_mask = True
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
-val_evaluator = dict(metric=['bbox', 'segm'])
-test_evaluator = val_evaluator
 
 # So that a run can be repeated; the result of so short a training depends on it.
 randomness = dict(seed=0)

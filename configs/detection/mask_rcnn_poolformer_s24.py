@@ -6,11 +6,6 @@ Batch size 16: on 8 GPUs 2 each.
             --auto-scale-lr
 """
 
-_base_ = '../_base_/mask_rcnn_poolformer_coco_1x.py'
+_base_ = ['mask_rcnn_poolformer_s12.py', '../_base_/models/backbones.py']
 
-model = dict(
-    backbone=dict(
-        arch='s24',
-        init_cfg=dict(checkpoint='mmmeta://poolformer_s24.sail_in1k'),
-    )
-)
+model = dict(backbone=_base_.pop('backbones').poolformer_s24)

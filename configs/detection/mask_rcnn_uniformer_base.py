@@ -7,12 +7,12 @@ Batch size 16: on 8 GPUs 2 each.
             --amp --auto-scale-lr
 """
 
-_base_ = ['../_base_/mask_rcnn_uniformer.py', '../_base_/coco_instance_1x.py']
+_base_ = [
+    '../_base_/models/mask_rcnn.py',
+    '../_base_/models/backbones.py',
+    'mmdet::_base_/datasets/coco_instance.py',
+    '../_base_/schedules/uniformer_1x.py',
+    'mmdet::_base_/default_runtime.py',
+]
 
-model = dict(
-    backbone=dict(
-        arch='base',
-        drop_path_rate=0.3,
-        init_cfg=dict(checkpoint='mmmeta://uniformer_base.sensex_in1k'),
-    )
-)
+model = dict(backbone=dict(_base_.pop('backbones').uniformer_base, drop_path_rate=0.3))

@@ -8,13 +8,12 @@ Batch size 16: on 8 GPUs 2 each.
             --amp --auto-scale-lr
 """
 
-_base_ = ['../_base_/mask_rcnn_uniformer.py', '../_base_/coco_instance_ms_3x.py']
+_base_ = ['mask_rcnn_uniformer_small_ms_3x.py', '../_base_/models/backbones.py']
 
 model = dict(
     backbone=dict(
-        arch='base',
+        _base_.pop('backbones').uniformer_base,
         drop_path_rate=0.3,
         with_cp=[0, 0, 20, 0],
-        init_cfg=dict(checkpoint='mmmeta://uniformer_base.sensex_in1k'),
-    )
+    ),
 )

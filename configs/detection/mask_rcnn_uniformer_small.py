@@ -7,13 +7,12 @@ Batch size 16: on 8 GPUs 2 each.
             --amp --auto-scale-lr
 """
 
-_base_ = ['../_base_/mask_rcnn_uniformer.py', '../_base_/coco_instance_1x.py']
+_base_ = ['mask_rcnn_uniformer_base.py', '../_base_/models/backbones.py']
 
 model = dict(
     backbone=dict(
-        arch='small',
+        _base_.pop('backbones').uniformer_small,
         drop_path_rate=0.2,
         with_cp=[0, 0, 8, 0],
-        init_cfg=dict(checkpoint='mmmeta://uniformer_small.sensex_in1k'),
-    )
+    ),
 )

@@ -5,11 +5,19 @@ From random weights, in minutes, on a CPU:
     python tools/train.py configs/detection/retinanet_poolformer_s12_shapes.py
 """
 
-_base_ = ['../_base_/retinanet_poolformer.py', '../_base_/shapes_detection.py']
+_base_ = [
+    '../_base_/models/retinanet.py',
+    '../_base_/models/backbones.py',
+    '../_base_/datasets/shapes_detection.py',
+    '../_base_/schedules/shapes_detection.py',
+    '../_base_/shapes_runtime.py',
+]
 
 model = dict(
     data_preprocessor=dict(pad_size_divisor=32),
-    backbone=dict(init_cfg=None),
+    backbone=dict(
+        _base_.pop('backbones').poolformer_s12, drop_path_rate=0.0, init_cfg=None
+    ),
     # Without pretrained weights, norms in the neck and the head are what lets a
     # detector start to learn within minutes; narrower, they cost a CPU less.
     neck=dict(out_channels=128, norm_cfg=dict(type='GN', num_groups=16), num_outs=4),

@@ -7,12 +7,9 @@ Batch size 32: on 8 GPUs 4 each.
             --auto-scale-lr
 """
 
-_base_ = '../_base_/semantic_fpn_poolformer_ade20k_40k.py'
+_base_ = ['semantic_fpn_poolformer_s12.py', '../_base_/models/backbones.py']
 
 model = dict(
-    backbone=dict(
-        arch='m48',
-        init_cfg=dict(checkpoint='mmmeta://poolformer_m48.sail_in1k'),
-    ),
+    backbone=_base_.pop('backbones').poolformer_m48,
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

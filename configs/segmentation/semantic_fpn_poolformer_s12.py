@@ -7,4 +7,12 @@ Batch size 32: on 8 GPUs 4 each.
             --auto-scale-lr
 """
 
-_base_ = '../_base_/semantic_fpn_poolformer_ade20k_40k.py'
+_base_ = [
+    '../_base_/models/semantic_fpn.py',
+    '../_base_/models/backbones.py',
+    '../_base_/datasets/ade20k_aligned.py',
+    '../_base_/schedules/semantic_fpn_poolformer_40k.py',
+    'mmseg::_base_/default_runtime.py',
+]
+
+model = dict(backbone=dict(_base_.pop('backbones').poolformer_s12, drop_path_rate=0.0))

@@ -5,36 +5,25 @@ From random weights, in minutes, on a CPU:
     python tools/train.py configs/segmentation/semantic_fpn_poolformer_s12_shapes.py
 """
 
-_base_ = 'semantic_fpn_poolformer_s12.py'
+_base_ = [
+    '../_base_/models/semantic_fpn.py',
+    '../_base_/models/backbones.py',
+    '../_base_/datasets/shapes_segmentation.py',
+    '../_base_/schedules/semantic_fpn_poolformer_40k.py',
+    'mmseg::_base_/default_runtime.py',
+]
 
-data_root = 'data/shapes/'
-# The maps have these as 1 to 7, and no 0.
-metainfo = dict(
-    classes=('circle', 'cross', 'ring', 'square', 'star', 'triangle', 'background'),
-    palette=[
-        [230, 25, 75],
-        [60, 180, 75],
-        [255, 225, 25],
-        [0, 130, 200],
-        [245, 130, 48],
-        [145, 30, 180],
-        [0, 0, 0],
-    ],
-)
-scale = (128, 128)  # pixels; the images have 256x256
 norm_cfg = dict(type='BN')
 
 model = dict(
-    data_preprocessor=dict(size=scale),
+    data_preprocessor=dict(size=_base_.scale),
     # From so small weights as the reference's, the blocks would take long to matter.
     backbone=dict(
+        _base_.pop('backbones').poolformer_s12,
+        drop_path_rate=0.0,
         init_cfg=dict(
-            _delete_=True,
-            type='Kaiming',
-            layer='Conv2d',
-            mode='fan_in',
-            nonlinearity='relu',
-        )
+            type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu'
+        ),
     ),
     # Without pretrained weights, norms in the neck and the head are what lets a
     # segmentor start to learn within minutes; narrower, they cost a CPU less.
@@ -47,48 +36,6 @@ model = dict(
         loss_decode=dict(class_weight=[1.0] * 6 + [0.4]),  # most is background
     ),
 )
-
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations'),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
-    dict(type='PackSegInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='LoadAnnotations'),
-    dict(type='PackSegInputs'),
-]
-tta_pipeline = None  # the base's scales are those of ADE20K
-train_dataloader = dict(
-    batch_size=16,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        type='BaseSegDataset',
-        data_root=data_root,
-        metainfo=metainfo,
-        reduce_zero_label=True,
-        data_prefix=dict(img_path='images/train', seg_map_path='semantic/train'),
-        pipeline=train_pipeline,
-    ),
-)
-val_dataloader = dict(
-    batch_size=4,
-    num_workers=0,
-    persistent_workers=False,
-    dataset=dict(
-        type='BaseSegDataset',
-        data_root=data_root,
-        metainfo=metainfo,
-        reduce_zero_label=True,
-        data_prefix=dict(img_path='images/val', seg_map_path='semantic/val'),
-        pipeline=test_pipeline,
-    ),
-)
-test_dataloader = val_dataloader
 
 max_iters = 400
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)

@@ -6,12 +6,6 @@ Batch size 32: on 8 GPUs 4 each.
             --auto-scale-lr
 """
 
-_base_ = '../_base_/semantic_fpn_uniformer_ade20k_80k.py'
+_base_ = ['semantic_fpn_uniformer_small.py', '../_base_/models/backbones.py']
 
-model = dict(
-    backbone=dict(
-        arch='base',
-        drop_path_rate=0.2,
-        init_cfg=dict(checkpoint='mmmeta://uniformer_base.sensex_in1k'),
-    ),
-)
+model = dict(backbone=dict(_base_.pop('backbones').uniformer_base, drop_path_rate=0.2))

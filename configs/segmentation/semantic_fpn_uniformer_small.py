@@ -6,4 +6,12 @@ Batch size 32: on 8 GPUs 4 each.
             --auto-scale-lr
 """
 
-_base_ = '../_base_/semantic_fpn_uniformer_ade20k_80k.py'
+_base_ = [
+    '../_base_/models/semantic_fpn.py',
+    '../_base_/models/backbones.py',
+    '../_base_/datasets/ade20k_aligned.py',
+    '../_base_/schedules/semantic_fpn_uniformer_80k.py',
+    'mmseg::_base_/default_runtime.py',
+]
+
+model = dict(backbone=dict(_base_.pop('backbones').uniformer_small, drop_path_rate=0.1))

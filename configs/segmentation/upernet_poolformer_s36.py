@@ -1,6 +1,6 @@
 """UPerNet, PoolFormer-S36, ADE20K 160k: no result is published.
 
-The recipe is that of ConvFormer and CAFormer (see the base), so that the families
+The recipe is that of ConvFormer and CAFormer (see the schedule), so that the families
 compare; drop path 0.2 is that of PoolFormer-S36's ImageNet training.
 Batch size 16: on 8 GPUs 2 each.
 8 GPUs: bash tools/dist_train.sh configs/segmentation/upernet_poolformer_s36.py 8
@@ -8,12 +8,6 @@ Batch size 16: on 8 GPUs 2 each.
             --auto-scale-lr
 """
 
-_base_ = 'upernet_poolformer_s12.py'
+_base_ = ['upernet_convformer_s18.py', '../_base_/models/backbones.py']
 
-model = dict(
-    backbone=dict(
-        arch='s36',
-        drop_path_rate=0.2,
-        init_cfg=dict(checkpoint='mmmeta://poolformer_s36.sail_in1k'),
-    ),
-)
+model = dict(backbone=dict(_base_.pop('backbones').poolformer_s36, drop_path_rate=0.2))

@@ -6,13 +6,12 @@
             --auto-scale-lr
 """
 
-_base_ = '../_base_/upernet_uniformer_ade20k_160k.py'
+_base_ = ['upernet_uniformer_small.py', '../_base_/models/backbones.py']
 
 model = dict(
     backbone=dict(
-        arch='base',
+        _base_.pop('backbones').uniformer_base,
         drop_path_rate=0.4,
         with_cp=[0, 0, 2, 0],
-        init_cfg=dict(checkpoint='mmmeta://uniformer_base.sensex_in1k'),
     ),
 )

@@ -6,4 +6,16 @@
             --auto-scale-lr
 """
 
-_base_ = '../_base_/upernet_uniformer_ade20k_160k.py'
+_base_ = [
+    '../_base_/models/upernet.py',
+    '../_base_/models/backbones.py',
+    '../_base_/datasets/ade20k.py',
+    '../_base_/schedules/upernet_uniformer_160k.py',
+    'mmseg::_base_/default_runtime.py',
+]
+
+model = dict(
+    backbone=dict(_base_.pop('backbones').uniformer_small, drop_path_rate=0.25),
+)
+
+train_dataloader = dict(batch_size=2)

@@ -212,7 +212,7 @@ def test_default_size_of_configs(in_root):
     [
         (['poolformer_s13'], 'nearest: poolformer_s'),
         (['configs/none.py'], 'no config file configs/none.py'),
-        (['configs/_base_/coco_instance_1x.py'], 'has no model'),
+        (['configs/_base_/schedules/uniformer_1x.py'], 'has no model'),
         (['poolformer_s12', '--shape', '31', '64'], 'at least 32 pixels'),
         (['poolformer_s12', '--shape', '64', '64', '3'], 'a height and a width'),
     ],

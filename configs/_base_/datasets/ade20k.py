@@ -1,0 +1,33 @@
+"""ADE20K in crops of 512x512, 4 images a GPU.
+
+Source: MMSegmentation's base for ADE20K, as the published recipes use it. They repeat
+the data set 50 times, so that workers are not restarted each epoch; the infinite
+sampler of MMSegmentation 1 has no epochs.
+
+`tools/test.py --tta` tests at six scales, each plain and flipped, and averages the
+probabilities.
+"""
+
+_base_ = ['../mmseg_scope.py', 'mmseg::_base_/datasets/ade20k.py']
+
+# The scales are of 2048x512, as in the published tests; those of MMSegmentation's
+# base are of each image's own size.
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(
+                    type='Resize',
+                    scale=(int(2048 * ratio), int(512 * ratio)),
+                    keep_ratio=True,
+                )
+                for ratio in _base_.img_ratios
+            ],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]

@@ -1,0 +1,36 @@
+"""ADE20K, in the test resized to multiples of 32 as PVT's AlignResize does it.
+
+MMSegmentation measured 0.2 to 0.4 mIoU more with PoolFormer than without.
+"""
+
+_base_ = 'ade20k.py'
+
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
+    dict(type='ResizeToMultiple', size_divisor=32),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs'),
+]
+tta_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [
+                dict(
+                    type='Resize',
+                    scale=(int(2048 * ratio), int(512 * ratio)),
+                    keep_ratio=True,
+                )
+                for ratio in _base_.img_ratios
+            ],
+            [dict(type='ResizeToMultiple', size_divisor=32)],
+            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
+            [dict(type='LoadAnnotations')],
+            [dict(type='PackSegInputs')],
+        ],
+    ),
+]
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

@@ -1,0 +1,41 @@
+"""COCO boxes and masks at several scales, for UniFormer's 3x.
+
+Source: Sense-X/UniFormer, object_detection/exp, after Swin Transformer; the
+augmentation is that of DETR and Sparse R-CNN.
+"""
+
+_base_ = 'mmdet::_base_/datasets/coco_instance.py'
+
+# Shorter sides of 480 to 800 pixels, longer ones of at most 1333.
+resize = dict(
+    type='RandomChoiceResize',
+    scales=[(side, 1333) for side in range(480, 801, 32)],
+    keep_ratio=True,
+)
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=_base_.backend_args),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(
+        type='RandomChoice',
+        transforms=[
+            [resize],
+            [
+                dict(
+                    type='RandomChoiceResize',
+                    scales=[(400, 1333), (500, 1333), (600, 1333)],
+                    keep_ratio=True,
+                ),
+                dict(
+                    type='RandomCrop',
+                    crop_type='absolute_range',
+                    crop_size=(384, 600),
+                    allow_negative_crop=True,
+                ),
+                resize,
+            ],
+        ],
+    ),
+    dict(type='PackDetInputs'),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -1,0 +1,5 @@
+"""MMPretrain's runtime; of the checkpoints, one an epoch, the last three are kept."""
+
+_base_ = 'mmpretrain::_base_/default_runtime.py'
+
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))

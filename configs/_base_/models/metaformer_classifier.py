@@ -1,0 +1,10 @@
+"""The classifier of MetaFormer Baselines (2210.13452): a norm after the pooling.
+
+ConvFormer and CAFormer have a hidden layer too, `ratio` times as wide.
+"""
+
+_base_ = 'classifier.py'
+
+model = dict(
+    neck=dict(_delete_=True, type='mmmeta.MetaFormerNeck', dim=512, ratio=None),
+)

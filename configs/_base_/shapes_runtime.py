@@ -1,0 +1,8 @@
+"""MMDetection's runtime for the short trainings on the embedded shapes."""
+
+_base_ = 'mmdet::_base_/default_runtime.py'
+
+default_hooks = dict(
+    logger=dict(interval=25),
+    checkpoint=dict(max_keep_ckpts=1),
+)
