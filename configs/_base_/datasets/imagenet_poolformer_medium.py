@@ -5,19 +5,8 @@ As the smaller ones', but for the side in the test.
 
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs128_poolformer_small_224.py'
 
-# Steps with their scope, so that they build from any, as MMPretrain's own do.
-test_pipeline = [
-    dict(_scope_='mmpretrain', type='LoadImageFromFile'),
-    dict(
-        _scope_='mmpretrain',
-        type='ResizeEdge',
-        scale=235,  # 224 / 0.95, rounded down as timm does
-        edge='short',
-        backend='pillow',
-        interpolation='bicubic',
-    ),
-    dict(_scope_='mmpretrain', type='CenterCrop', crop_size=224),
-    dict(_scope_='mmpretrain', type='PackInputs'),
-]
+test_pipeline = _base_.test_pipeline
+# 224 / 0.95, rounded down as timm does
+next(step for step in test_pipeline if step.type == 'ResizeEdge').scale = 235
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -5,20 +5,9 @@ PoolFormer's, with repeated augmentation as in DeiT.
 
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs128_poolformer_small_224.py'
 
-# Steps with their scope, so that they build from any, as MMPretrain's own do.
-test_pipeline = [
-    dict(_scope_='mmpretrain', type='LoadImageFromFile'),
-    dict(
-        _scope_='mmpretrain',
-        type='ResizeEdge',
-        scale=256,  # 224 / 0.875
-        edge='short',
-        backend='pillow',
-        interpolation='bicubic',
-    ),
-    dict(_scope_='mmpretrain', type='CenterCrop', crop_size=224),
-    dict(_scope_='mmpretrain', type='PackInputs'),
-]
+test_pipeline = _base_.test_pipeline
+# 224 / 0.875
+next(step for step in test_pipeline if step.type == 'ResizeEdge').scale = 256
 train_dataloader = dict(sampler=dict(type='RepeatAugSampler'))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
