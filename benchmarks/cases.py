@@ -18,7 +18,7 @@ BOUNDS = {'float32': 1e-4, 'bfloat16': 0.1}
 MODELS = 'benchmarks.models'
 # Backends of mmmeta.optimize by device.
 BACKENDS = {'cpu': ('onednn', 'inductor', 'openvino'), 'cuda': ('inductor',)}
-OPTIMISED = tuple(sorted({*BACKENDS['cpu'], *BACKENDS['cuda']}))
+OPTIMIZED = tuple(sorted({*BACKENDS['cpu'], *BACKENDS['cuda']}))
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class Alternative:
     Attributes:
         name: Its name; the first word says whose it is.
         build: 'module:function', called with the case, the weights in mmmeta's
-            layout, and whether the maps are to be normalised.
+            layout, and whether the maps are to be normalized.
         mode: 'eager', 'compile' (torch.compile), 'frozen' (torch.compile with
             Inductor's freezing), or a backend of `mmmeta.optimize`.
         channels_last: Whether weights and images are in this memory format.
         process: 'shared' with the other rows, raw maps; 'mmmeta tool' or 'stock
             tool': alone in a process with the allocator that such a tool sets, and
-            normalised maps, as a detector takes them.
+            normalized maps, as a detector takes them.
         floor: It is a bound and computes something else.
     """
 

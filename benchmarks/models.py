@@ -1,7 +1,7 @@
 """The implementations, built from the same weights.
 
 A builder takes a case, a state dict in mmmeta's layout and whether the maps are to be
-normalised. It returns a float32 module on the CPU that takes images and returns maps.
+normalized. It returns a float32 module on the CPU that takes images and returns maps.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ State = Mapping[str, Tensor]
 
 
 def mmmeta(
-    case: Case, state: State, normalised: bool, **backbone_kwargs: Any
+    case: Case, state: State, normalized: bool, **backbone_kwargs: Any
 ) -> nn.Module:
     """mmmeta's own."""
     from mmengine.registry import MODELS
@@ -25,22 +25,22 @@ def mmmeta(
     backbone = dict(type='mmmeta.MetaFormer', arch=case.arch, **backbone_kwargs)
     if case.task in WHOLE:
         return _whole(case, backbone, state)
-    model = MODELS.build(dict(backbone, out_norm=normalised))
-    model.load_state_dict(state if normalised else _stages(state))
+    model = MODELS.build(dict(backbone, out_norm=normalized))
+    model.load_state_dict(state if normalized else _stages(state))
     return model
 
 
-def plain(case: Case, state: State, normalised: bool) -> nn.Module:
+def plain(case: Case, state: State, normalized: bool) -> nn.Module:
     """mmmeta's own without its fast blocks."""
-    return mmmeta(case, state, normalised, fast=False)
+    return mmmeta(case, state, normalized, fast=False)
 
 
-def recomputed(case: Case, state: State, normalised: bool) -> nn.Module:
+def recomputed(case: Case, state: State, normalized: bool) -> nn.Module:
     """mmmeta's own with `recompute_mlp`."""
-    return mmmeta(case, state, normalised, recompute_mlp=True)
+    return mmmeta(case, state, normalized, recompute_mlp=True)
 
 
-def mmpretrain(case: Case, state: State, normalised: bool) -> nn.Module:
+def mmpretrain(case: Case, state: State, normalized: bool) -> nn.Module:
     """MMPretrain's. Where maps are to be raw, its norms of them are taken out."""
     import mmpretrain.models  # noqa: F401
     from mmpretrain.registry import MODELS
@@ -52,7 +52,7 @@ def mmpretrain(case: Case, state: State, normalised: bool) -> nn.Module:
         state = to_layout(parse(state), 'mmpretrain')
         return _whole(case, dict(backbone, type='mmpretrain.PoolFormer'), state)
     model = MODELS.build(dict(backbone, type='PoolFormer', _scope_='mmpretrain'))
-    if not normalised:
+    if not normalized:
         state = _stages(state)
         for i in model.out_indices:
             setattr(model, f'norm{i}', nn.Identity())
@@ -61,15 +61,15 @@ def mmpretrain(case: Case, state: State, normalised: bool) -> nn.Module:
     return model
 
 
-def timm(case: Case, state: State, normalised: bool) -> nn.Module:
+def timm(case: Case, state: State, normalized: bool) -> nn.Module:
     """timm's with `features_only`, which has no norms of the maps.
 
     Raises:
-        ValueError: The maps are to be normalised.
+        ValueError: The maps are to be normalized.
     """
     import timm
 
-    if normalised:
+    if normalized:
         raise ValueError('timm has no norms of the maps')
     model = timm.create_model(case.arch, features_only=True)
     state = to_layout(parse(_stages(state)), 'timm')
@@ -107,14 +107,14 @@ class Floor(nn.Module):
         return maps
 
 
-def convolutions(case: Case, state: State, normalised: bool) -> nn.Module:
+def convolutions(case: Case, state: State, normalized: bool) -> nn.Module:
     """The floor: the convolutions alone."""
-    return Floor(mmmeta(case, state, normalised), activations=False)
+    return Floor(mmmeta(case, state, normalized), activations=False)
 
 
-def activations(case: Case, state: State, normalised: bool) -> nn.Module:
+def activations(case: Case, state: State, normalized: bool) -> nn.Module:
     """The floor with the activations between the convolutions."""
-    return Floor(mmmeta(case, state, normalised), activations=True)
+    return Floor(mmmeta(case, state, normalized), activations=True)
 
 
 def draw_weights(case: Case) -> dict[str, Tensor]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind tell apart.
-COLOURS = {'mmmeta': '#D55E00', 'mmpretrain': '#0072B2', 'timm': '#009E73'}
-FLOOR_COLOUR = '#999999'
+# Okabe and Ito's colors, which the color-blind tell apart.
+COLORS = {'mmmeta': '#D55E00', 'mmpretrain': '#0072B2', 'timm': '#009E73'}
+FLOOR_COLOR = '#999999'
 
 
 def plot(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -30,9 +30,9 @@ def plot(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
             [row['median_ms'] - row['q1_ms'] for row in rows],
             [row['q3_ms'] - row['median_ms'] for row in rows],
         ]
-        colours = [COLOURS.get(row['name'].split()[0], FLOOR_COLOUR) for row in rows]
+        colors = [COLORS.get(row['name'].split()[0], FLOOR_COLOR) for row in rows]
         bars = axes.barh(
-            [row['name'] for row in rows], middles, xerr=spread, color=colours
+            [row['name'] for row in rows], middles, xerr=spread, color=colors
         )
         for bar, row in zip(bars, rows, strict=True):
             bar.set_hatch(None if row['counts'] else '///')

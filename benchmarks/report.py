@@ -6,14 +6,14 @@ from statistics import median, quantiles
 from textwrap import shorten
 from typing import Any
 
-from benchmarks.cases import OPTIMISED
+from benchmarks.cases import OPTIMIZED
 
 Facts = Mapping[str, Any]
 
 OWN = ('mmmeta eager', 'mmmeta as users')
 STOCK = ('mmpretrain eager contiguous',)
 EAGER = ('mmpretrain eager *', 'timm eager *')
-BEST = tuple(f'mmmeta {backend}' for backend in OPTIMISED)
+BEST = tuple(f'mmmeta {backend}' for backend in OPTIMIZED)
 RECOMPUTED = ('mmmeta recompute_mlp',)
 COMPILED = ('mmpretrain compile', 'timm compile')
 FROZEN = ('mmpretrain frozen', 'timm frozen')
@@ -24,9 +24,9 @@ COMPARISONS = (
     ('eager, MMPretrain', OWN[:1], STOCK, 'median_ms'),
     ('eager, best peer', OWN[:1], EAGER, 'median_ms'),
     ('compiled, best peer', ('mmmeta compile',), COMPILED, 'median_ms'),
-    ('optimised, best compiled peer', BEST, COMPILED + FROZEN, 'median_ms'),
-    ('optimised, floor with activations', BEST, ('floor activations',), 'median_ms'),
-    ('optimised, floor', BEST, ('floor convolutions',), 'median_ms'),
+    ('optimized, best compiled peer', BEST, COMPILED + FROZEN, 'median_ms'),
+    ('optimized, floor with activations', BEST, ('floor activations',), 'median_ms'),
+    ('optimized, floor', BEST, ('floor convolutions',), 'median_ms'),
     ('recompute_mlp, MMPretrain', RECOMPUTED, STOCK, 'median_ms'),
     ('saved for backward', OWN[:1], EAGER, 'saved_mib'),
     ('saved with recompute_mlp', RECOMPUTED, EAGER, 'saved_mib'),
@@ -35,7 +35,7 @@ COMPARISONS = (
 UNITS = {'median_ms': 'ms', 'saved_mib': 'MiB', 'peak_mib': 'MiB'}
 
 
-def summarise(calls: Sequence[tuple[float, int]]) -> dict[str, float]:
+def summarize(calls: Sequence[tuple[float, int]]) -> dict[str, float]:
     """Return median, quartiles and minimum of calls (milliseconds, page faults)."""
     times = [ms for ms, _ in calls]
     # One call has no spread.

@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.cases import BOUNDS, Alternative, Case
-from benchmarks.report import compare, summarise
+from benchmarks.report import compare, summarize
 
 ROOT = Path(__file__).resolve().parents[1]  # where `benchmarks` is found
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 1000
@@ -166,7 +166,7 @@ def run_case(
         calls = _interleave(running, workers, settings, f'{case.name}: timing')
         for row in _bar(running, f'{case.name}: memory'):
             facts = rows[row.name]
-            facts.update(summarise(calls[row.name]))
+            facts.update(summarize(calls[row.name]))
             facts.update(_memory(case, row, workers[row.process], settings))
         least = None
         if settings.device == 'cuda' and case.task == 'backbone':

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 import mmmeta
 from benchmarks import measure, models
-from benchmarks.cases import OPTIMISED, Alternative, Case
+from benchmarks.cases import OPTIMIZED, Alternative, Case
 from benchmarks.environment import environment
 from mmmeta.hosts.allocator import tune_allocator
 from mmmeta.weights.state import parse
@@ -106,7 +106,7 @@ class Session:
             torch.save(self._observe(row), self._expected(alternative))
 
     def _expected(self, alternative: Alternative) -> Path:
-        return self.folder / f'normalised-{alternative.as_users}.pt'
+        return self.folder / f'normalized-{alternative.as_users}.pt'
 
     def _build(self, alternative: Alternative, device: str, dtype: torch.dtype) -> Row:
         inputs = torch.load(self.folder / 'inputs.pt', mmap=True)
@@ -120,8 +120,8 @@ class Session:
             else torch.contiguous_format
         )
         images = inputs['images'].to(device, dtype, memory_format=form, copy=True)
-        if alternative.mode in OPTIMISED:
-            model = _optimise(plain.to(device), alternative.mode, dtype)
+        if alternative.mode in OPTIMIZED:
+            model = _optimize(plain.to(device), alternative.mode, dtype)
             return Row(plain, model, images)
         plain.to(device, dtype, memory_format=form)
         grads = _maps_grads(plain, images) if training else None
@@ -207,10 +207,10 @@ def _maps_grads(model: nn.Module, images: Tensor) -> list[Tensor]:
     return [torch.empty_like(m).copy_(torch.randn(m.shape)) for m in maps]
 
 
-def _optimise(model: nn.Module, backend: str, dtype: torch.dtype) -> nn.Module:
-    """Return mmmeta's optimised form, folded in float32."""
+def _optimize(model: nn.Module, backend: str, dtype: torch.dtype) -> nn.Module:
+    """Return mmmeta's optimized form, folded in float32."""
     if isinstance(model, models.Tensors):
-        return models.Tensors(_optimise(model.model, backend, dtype)).to(dtype)
+        return models.Tensors(_optimize(model.model, backend, dtype)).to(dtype)
     return mmmeta.optimize(model, backend=backend, dtype=dtype)
 
 

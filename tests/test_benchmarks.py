@@ -15,7 +15,7 @@ from benchmarks.cases import (
     select_cases,
 )
 from benchmarks.measure import fewest_bytes, peak_bytes, saved_bytes
-from benchmarks.report import show, summarise
+from benchmarks.report import show, summarize
 from benchmarks.run import Settings, run_case
 from mmmeta.errors import UserError
 
@@ -26,8 +26,8 @@ WRONG_PEER = """
 import torch
 from benchmarks import models
 
-def other_weights(case, state, normalised):
-    model = models.timm(case, state, normalised)
+def other_weights(case, state, normalized):
+    model = models.timm(case, state, normalized)
     with torch.no_grad():
         model.stem.conv.weight.mul_(1.01)
     return model
@@ -113,11 +113,11 @@ def test_a_training_step_beside_what_does_not_count(tmp_path, monkeypatch):
 
 
 def test_summary_of_calls():
-    facts = summarise([(4.0, 10), (1.0, 0), (2.0, 20), (3.0, 0), (100.0, 0)])
+    facts = summarize([(4.0, 10), (1.0, 0), (2.0, 20), (3.0, 0), (100.0, 0)])
     assert facts['median_ms'] == median([4, 1, 2, 3, 100]) == 3
     assert (facts['q1_ms'], facts['q3_ms'], facts['min_ms']) == (2, 4, 1)
     assert facts['faults'] == 0 and facts['rounds'] == 5
-    assert summarise([(5.0, 1)])['median_ms'] == 5
+    assert summarize([(5.0, 1)])['median_ms'] == 5
 
 
 def test_saved_bytes_of_a_known_module():

@@ -26,7 +26,7 @@ MIN_SCORE = 0.5  # of what is drawn
 FULL_COUNTS, SHORT_COUNTS = ('1000', '200'), ('60', '12')
 # No score gets above the config's threshold in so short a training.
 SHORT_OPTIONS = ('train_cfg.max_epochs=1', 'model.test_cfg.score_thr=0.0')
-COLOURS = (  # BGR, one a class
+COLORS = (  # BGR, one a class
     (60, 60, 230),
     (60, 180, 60),
     (230, 130, 40),
@@ -58,8 +58,8 @@ def draw_panel(
     for item in objects:
         x, y, w, h = (round(2 * v) for v in item['bbox'])
         y += TITLE
-        colour = COLOURS[item['category_id'] % len(COLOURS)]
-        cv2.rectangle(panel, (x, y), (x + w, y + h), colour, 2)
+        color = COLORS[item['category_id'] % len(COLORS)]
+        cv2.rectangle(panel, (x, y), (x + w, y + h), color, 2)
         score = f' {item["score"]:.2f}' if 'score' in item else ''
         write(
             panel, names[item['category_id']] + score, (x + 2, max(y - 4, TITLE + 12))
@@ -69,14 +69,14 @@ def draw_panel(
 
 def write(image: np.ndarray, text: str, origin: tuple[int, int]) -> None:
     """Write black text on a white outline, readable on any ground."""
-    for colour, thickness in ((WHITE, 3), ((0, 0, 0), 1)):
+    for color, thickness in ((WHITE, 3), ((0, 0, 0), 1)):
         cv2.putText(
             image,
             text,
             origin,
             cv2.FONT_HERSHEY_SIMPLEX,
             0.45,
-            colour,
+            color,
             thickness,
             cv2.LINE_AA,
         )

@@ -23,7 +23,7 @@ COMMANDS = {
         'flops': 'parameters and multiply-accumulates, by stage',
         'plot': 'curves of loss, learning rate, AP or mIoU from logs',
         'demo': 'a page in the browser to try a model on an image',
-        'doctor': 'what is wrong with this installation, and what mends it',
+        'doctor': 'what is wrong with this installation, and what fixes it',
         'completion': 'print the completion script of a shell',
     }.items()
 }

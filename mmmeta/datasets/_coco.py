@@ -23,7 +23,7 @@ LICENSES = [
     }
 ]
 # Outlines are traced on masks enlarged this many times: findContours runs
-# through the centres of pixels, so half a pixel would be lost all around.
+# through the centers of pixels, so half a pixel would be lost all around.
 TRACE_SCALE = 4
 # How far an outline may stray from the traced one, and the least area of a
 # component that gets one, in pixels of the image.

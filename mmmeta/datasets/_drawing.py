@@ -1,4 +1,4 @@
-"""Draws the parts of a scene: shapes, textures and colours."""
+"""Draws the parts of a scene: shapes, textures and colors."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def rasterize(rng: np.random.Generator, name: str, area: float) -> np.ndarray:
     low = np.floor(polygons[0].min(0)) - 1
     width, height = (np.ceil(polygons[0].max(0) - low) + 2).astype(int)
     canvas = np.zeros((height * SUPERSAMPLE, width * SUPERSAMPLE), np.uint8)
-    # fillPoly counts from pixel centres, in 1/16 pixels for shift=4.
+    # fillPoly counts from pixel centers, in 1/16 pixels for shift=4.
     corners = [
         np.round(((p - low) * SUPERSAMPLE - 0.5) * 16).astype(np.int32)
         for p in polygons
@@ -172,14 +172,14 @@ def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def color_pairs(
     rng: np.random.Generator, count: int, spread: tuple[float, float]
 ) -> np.ndarray:
-    """Random colours, each with a second one at a distance within ``spread``.
+    """Random colors, each with a second one at a distance within ``spread``.
 
     Returns float32 (count, 2, 3), BGR.
     """
     first = rng.uniform(10, 245, (count, 3))
-    grey = first.mean(1, keepdims=True)
-    # Pure random colours are more garish than those of a photograph.
-    first += rng.uniform(0, 0.8, (count, 1)) * (grey - first)
+    gray = first.mean(1, keepdims=True)
+    # Pure random colors are more garish than those of a photograph.
+    first += rng.uniform(0, 0.8, (count, 1)) * (gray - first)
     step = rng.normal(size=(count, 3))
     step *= rng.uniform(*spread, (count, 1)) / np.linalg.norm(
         step, axis=1, keepdims=True
@@ -189,5 +189,5 @@ def color_pairs(
 
 
 def colorize(pattern: np.ndarray, pair: np.ndarray) -> np.ndarray:
-    """Runs from the first colour where the pattern is 0 to the second."""
+    """Runs from the first color where the pattern is 0 to the second."""
     return cv2.transform(pattern, np.stack([pair[1] - pair[0], pair[0]], 1))

@@ -19,7 +19,7 @@ from mmmeta.datasets._drawing import (
 # a class-folder reader (which sorts the folder names) gives to the class.
 CLASSES: tuple[str, ...] = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
 
-# The colour, BGR, that a class tends to: as with things in photographs, colour tells
+# The color, BGR, that a class tends to: as with things in photographs, color tells
 # something about the class, and shape the rest.
 CLASS_COLORS = np.float32(
     [
@@ -31,7 +31,7 @@ CLASS_COLORS = np.float32(
         (215, 215, 80),  # triangle: cyan
     ]
 )
-# Share of a colour that is the class's, drawn for each instance.
+# Share of a color that is the class's, drawn for each instance.
 CLASS_SHARE = (0.1, 0.9)
 
 MIN_SIZE = 64
@@ -40,7 +40,7 @@ MIN_SIZE = 64
 MIN_PLACED, MIN_VISIBLE_AREA = 2, 60
 # No shape covers more than this share of the image.
 MAX_COVER = 0.25
-# Weights of blue, green and red in the distance of two colours (the eye is
+# Weights of blue, green and red in the distance of two colors (the eye is
 # least sensitive to blue), and the least distance at a shape's outline.
 COLOR_WEIGHTS = np.float32([0.6, 1.2, 1.0])
 MIN_CONTRAST = 90.0
@@ -177,7 +177,7 @@ def _layout(
 def _pick_colors(
     rng: np.random.Generator, label: int, around: np.ndarray
 ) -> np.ndarray:
-    """A pair of colours that stands out from the pixels ``around`` (n, 3)."""
+    """A pair of colors that stands out from the pixels ``around`` (n, 3)."""
     pairs = color_pairs(rng, 16, (5, 30))
     share = rng.uniform(*CLASS_SHARE, (len(pairs), 1, 1)).astype(np.float32)
     pairs += share * (CLASS_COLORS[label] - pairs.mean(1, keepdims=True))
@@ -188,7 +188,7 @@ def _pick_colors(
     # A few pixels may be alike: the tenth percentile counts.
     rank = len(around) // 10
     contrast = np.partition(distance, rank, axis=1)[:, rank]
-    # The first that will do: the best one would always be a glaring colour.
+    # The first that will do: the best one would always be a glaring color.
     good = np.flatnonzero(contrast >= MIN_CONTRAST)
     return pairs[good[0] if len(good) else contrast.argmax()]
 

@@ -1,4 +1,4 @@
-"""What a model's classes are called, and their colours."""
+"""What a model's classes are called, and their colors."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 def class_names(
     model: 'nn.Module', cfg: 'Config', meta: Mapping[str, Any]
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
-    """Return the names and colours (RGB, 0 to 255) of a model's classes.
+    """Return the names and colors (RGB, 0 to 255) of a model's classes.
 
     They are those of the checkpoint; else those of the config's test data, if as many
-    as the model tells apart; else numbers. Colours that are not known are random ones.
+    as the model tells apart; else numbers. Colors that are not known are random ones.
 
     Args:
         model: The model.

@@ -31,7 +31,7 @@ class Predictor:
         library: The host library.
         inferencer: The library's.
         classes: Names of the classes by index; numbers where none are known.
-        palette: Their colours, RGB, 0 to 255.
+        palette: Their colors, RGB, 0 to 255.
     """
 
     library: Library
@@ -149,7 +149,7 @@ def build_predictor(
     if scope == 'mmpretrain':
         inferencer.classes = classes
     else:
-        # A tuple would be taken for one colour.
+        # A tuple would be taken for one color.
         meta = {'classes': classes, 'palette': list(palette)}
         model.dataset_meta = inferencer.visualizer.dataset_meta = meta
     return Predictor(LIBRARIES[scope], inferencer, classes, palette)
@@ -197,7 +197,7 @@ def read_image(path: str | os.PathLike) -> 'np.ndarray':
     from PIL import Image
 
     try:
-        # OpenCV only fills what a cut off file lacks with grey.
+        # OpenCV only fills what a cut off file lacks with gray.
         with Image.open(path) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -57,7 +57,7 @@ class Arch:
         pos_embed: Whether each block begins with `x + depthwise_conv3x3(x)`.
         out_norm: Config of the norm of each dense output.
         final_norm: Config of the norm of the last map when it goes to a
-            classifier; None where the classifier normalises the pooled vector.
+            classifier; None where the classifier normalizes the pooled vector.
         mlp_head: Whether the classifier has a hidden layer, four times as wide.
         init: Which convolutions start from a normal of deviation 0.02 truncated at
             two units, with zero biases: 'mlp' (those of the MLPs), 'attention'

@@ -43,7 +43,7 @@ def create_model(
         **backbone_kwargs: For the backbone, such as `drop_path_rate`, `with_cp`.
 
     Returns:
-        An MMPretrain `ImageClassifier`; `model(images)` with normalised RGB images
+        An MMPretrain `ImageClassifier`; `model(images)` with normalized RGB images
         (B, 3, H, W), float32, returns logits (B, num_classes).
 
     Raises:

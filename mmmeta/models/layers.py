@@ -16,7 +16,7 @@ from mmmeta.ops.norms import map_norm
 
 
 class ChannelLayerNorm(nn.Module):
-    """Layer normalisation over the channels of each position.
+    """Layer normalization over the channels of each position.
 
     Args:
         dim: Number of channels C.
@@ -41,7 +41,7 @@ class ChannelLayerNorm(nn.Module):
 
 
 class MapLayerNorm(nn.Module):
-    """Layer normalisation over (C, H, W), which is GroupNorm with one group.
+    """Layer normalization over (C, H, W), which is GroupNorm with one group.
 
     PoolFormer calls it GroupNorm (with bias, eps 1e-5); the MetaFormer
     baselines call it LayerNormGeneral over (1, 2, 3) (no bias, eps 1e-6).
@@ -73,7 +73,7 @@ NORMS: dict[str, type[nn.Module]] = {
 
 
 def build_norm(cfg: Mapping | None, dim: int) -> nn.Module:
-    """Build a normalisation layer over (B, C, H, W).
+    """Build a normalization layer over (B, C, H, W).
 
     Args:
         cfg: `dict(type=..., **kwargs)` with type 'GN' (one group), 'LN' (over

@@ -136,7 +136,7 @@ class MetaFormer(Backbone):
     Takes images (B, 3, H, W) with H, W >= 32, divisible by 32 or not, and returns
     a tuple of maps. With `fork_feat`, feature i is (B, dims[i], H_i, W_i) at
     stride 4, 8, 16, 32, in contiguous memory; without, the one last map,
-    normalised where the family's classifier expects that.
+    normalized where the family's classifier expects that.
 
     Args:
         arch: For a family (`PoolFormer`, ...) the size, such as 's12'; for
@@ -150,13 +150,13 @@ class MetaFormer(Backbone):
         out_indices: Stages to return with `fork_feat`, ascending, negative ones from
             the end. Norms exist only for these, and stages behind the last of
             these are not built. Default: (0, 1, 2, 3).
-        out_norm: Normalise the outputs. Default: True.
+        out_norm: Normalize the outputs. Default: True.
         token_mixer: Config of a registered token mixer, or a list of four, one a
             stage, instead of the arch's. Default: None.
         norm_cfg: Config of the blocks' norms (see `build_norm`), or a list of four,
             instead of the arch's. Default: None.
         in_channels: Channels of the images. A pretrained stem for 3 is summed for 1,
-            so that a grey image gives what its RGB copy would, and repeated and
+            so that a gray image gives what its RGB copy would, and repeated and
             rescaled for more. Default: 3.
         drop_path_rate: Drop rate of the last block's branches; the rate grows
             linearly from 0 at the first. Default: 0.0.
@@ -174,7 +174,7 @@ class MetaFormer(Backbone):
         fast: Let plain inference on a CPU go through `mmmeta.models.fast`, with the
             same parameters and results. False builds the plain blocks. None: what the
             environment variable MMMETA_FAST says (1 or 0; unset is 1). Default: None.
-        init_cfg: MMEngine's initialisation config.
+        init_cfg: MMEngine's initialization config.
             `dict(type='Pretrained', checkpoint=...)` loads strictly, in any layout
             that `mmmeta.weights` knows. Default: None.
 

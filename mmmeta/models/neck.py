@@ -13,7 +13,7 @@ from mmmeta.registry import MODELS
 class MetaFormerNeck(nn.Module):
     """Pooling, a layer norm and, with `ratio`, a hidden layer (2210.13452).
 
-    The MetaFormer baselines normalise the pooled vector; ConvFormer and CAFormer
+    The MetaFormer baselines normalize the pooled vector; ConvFormer and CAFormer
     have a hidden layer with squared ReLU behind it (sail-sg/metaformer, `MlpHead`).
     The last linear layer is the host library's, MMPretrain's `LinearClsHead`.
 

@@ -35,7 +35,7 @@ class Comparison:
         missing: The model's names that the checkpoint should have and has not.
         unexpected: The checkpoint's names that the model should have and has not.
         wrong: One sentence for each tensor of another shape, dtype or value.
-        kept: Allowed missing: these stay as they were initialised.
+        kept: Allowed missing: these stay as they were initialized.
         left: Allowed left over: these are not used.
     """
 
@@ -138,7 +138,7 @@ def _adapt_stem(value: Tensor, channels: int) -> Tensor:
 def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
     """Return a stem's weight for another number of input channels.
 
-    One channel gets the sum over the three, so that a grey image gives what its
+    One channel gets the sum over the three, so that a gray image gives what its
     copy in three channels gave. Otherwise the three are repeated and scaled by
     3 / channels, which keeps the activations' size (as timm's
     `adapt_input_conv`).

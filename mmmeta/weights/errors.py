@@ -6,7 +6,7 @@ from mmmeta.errors import UserError
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be had, read, recognised or loaded.
+    """A checkpoint that cannot be had, read, recognized or loaded.
 
     A `RuntimeError`, as PyTorch and MMEngine raise for a state dict that does not
     match. The message names the file, what was wrong with it, what was expected

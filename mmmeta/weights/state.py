@@ -39,7 +39,7 @@ class Parsed:
         return self.layout is MMMETA and not self.contained
 
 
-def recognise(keys: Iterable[str], contained: bool = False) -> Layout:
+def recognize(keys: Iterable[str], contained: bool = False) -> Layout:
     """Return the layout that all `keys` of a backbone or classifier belong to.
 
     Args:
@@ -81,7 +81,7 @@ def parse(state: Mapping[str, Tensor], prefix: str | None = None) -> Parsed:
         CheckpointError: Unknown layout, colliding keys, nothing under `prefix`.
     """
     keys, outer_keys, contained = _split(state, prefix)
-    layout = recognise(keys, contained)
+    layout = recognize(keys, contained)
     backbone, outer, names = {}, {}, {}
     for key, (own, row) in layout.to_own(keys).items():
         side = outer if own.startswith(CLASSIFIER_PARTS) else backbone

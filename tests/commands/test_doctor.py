@@ -98,7 +98,7 @@ def test_nothing_is_installed(tmp_path):
 
 
 def test_mmengine_is_missing(tmp_path):
-    """All else is there; what needs MMEngine is mended by its command."""
+    """All else is there; what needs MMEngine is fixed by its command."""
     link(tmp_path, '*', without=('torch', 'torch-*', '*mmengine*', '*mmmeta*'))
     _, wrong = examine(tmp_path)
     assert wrong['mmengine']['text'] == 'not installed'

@@ -162,7 +162,7 @@ def test_out_indices_have_their_norms_and_no_unused_parameters(out_indices):
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_outputs_are_normalised_unless_asked_otherwise():
+def test_outputs_are_normalized_unless_asked_otherwise():
     model, raw = small().eval(), small(out_norm=False).eval()
     raw.load_state_dict(model.state_dict(), strict=False)
     images = torch.randn(1, 3, 64, 64)

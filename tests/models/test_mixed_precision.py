@@ -21,7 +21,7 @@ SIZE = 48  # pixels
 
 @pytest.fixture(scope='module')
 def data(shapes: Path) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, SIZE, SIZE), normalised, and semantic maps (N, SIZE, SIZE)."""
+    """Images (N, 3, SIZE, SIZE), normalized, and semantic maps (N, SIZE, SIZE)."""
     images, maps = [], []
     for path in sorted((shapes / 'images/train').glob('*')):
         images.append(cv2.resize(cv2.imread(str(path)), (SIZE, SIZE)))

@@ -13,7 +13,7 @@ from mmmeta.registry import MODELS
 from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.layouts import LAYOUT_NAMES, LAYOUTS, MMMETA
 from mmmeta.weights.patterns import Layout, Pattern, Row
-from mmmeta.weights.state import parse, recognise, to_layout
+from mmmeta.weights.state import parse, recognize, to_layout
 
 TOLERANCE = 1e-4
 TIMM_ARCHS = sorted(
@@ -81,7 +81,7 @@ def test_every_row_is_used(golden_names, golden):
     used = set()
     for name in golden_names:
         keys = list(golden(name).keys)
-        layout = recognise(keys)
+        layout = recognize(keys)
         used |= {id(layout.find(key)[1]) for key in keys}
     sail = [x for x in LAYOUTS if '/' in x.name]
     unused = [row.official for x in sail for row in x.rows if id(row) not in used]
@@ -223,7 +223,7 @@ def test_detector_keeps_its_other_keys(golden):
 
 def test_own_layout_takes_any_token_mixer():
     keys = ['stages.0.downsample.conv.weight', 'stages.0.blocks.0.token_mixer.my.w']
-    assert recognise(keys) is MMMETA
+    assert recognize(keys) is MMMETA
 
 
 def test_unknown_target_layout(golden):

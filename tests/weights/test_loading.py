@@ -212,10 +212,10 @@ def test_stem_for_other_channels(official, channels):
     )
     assert torch.equal(stem, adapt_input_channels(given, channels))
     if channels == 1:
-        grey = torch.randn(1, 1, 32, 32)
+        gray = torch.randn(1, 1, 32, 32)
         assert torch.allclose(
-            nn.functional.conv2d(grey, stem),
-            nn.functional.conv2d(grey.expand(-1, 3, -1, -1), given),
+            nn.functional.conv2d(gray, stem),
+            nn.functional.conv2d(gray.expand(-1, 3, -1, -1), given),
             atol=1e-4,
         )
     else:

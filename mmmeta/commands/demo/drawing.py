@@ -96,16 +96,16 @@ def _count(prediction: Prediction, threshold: float) -> str:
 
 
 def _legend(prediction: Prediction) -> str:
-    """Return the classes on the map with their colours and shares of the image."""
+    """Return the classes on the map with their colors and shares of the image."""
     labels = prediction.sample.pred_sem_seg.data.flatten()
     counts = np.bincount(labels)
     rows = []
     for label in np.argsort(-counts)[: (counts > 0).sum()]:
-        colour = ','.join(map(str, prediction.palette[label]))
+        color = ','.join(map(str, prediction.palette[label]))
         name = escape(prediction.classes[label])
         share = 100 * counts[label] / len(labels)
         rows.append(
-            f'<li><span class="swatch" style="background:rgb({colour})"></span>'
+            f'<li><span class="swatch" style="background:rgb({color})"></span>'
             f'{name} {share:.1f} %</li>'
         )
     return f'<ul class="legend">{"".join(rows)}</ul>'

@@ -21,7 +21,7 @@ class Prediction:
         image: uint8 (H, W, 3), BGR.
         sample: The host library's data sample, on the CPU.
         classes: Names by index.
-        palette: Their colours, RGB, 0 to 255.
+        palette: Their colors, RGB, 0 to 255.
         seconds: How long the model took, after a warm-up.
         device: Where it ran, such as 'cpu'.
         input_size: Height and width of what it was given, in pixels.

@@ -1,4 +1,4 @@
-"""`mmmeta doctor`: what is wrong with this installation, and what mends it.
+"""`mmmeta doctor`: what is wrong with this installation, and what fixes it.
 
 `examine` gathers what `packages` (metadata), `libraries` (imports, in the process of
 `probe`) and `machine` find, each a `Finding`. Only the standard library is needed, and
@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import asdict
 
-COLOURS = {'ok': 32, 'warning': 33, 'problem': 31, '-': 2}  # of ANSI terminals
+COLORS = {'ok': 32, 'warning': 33, 'problem': 31, '-': 2}  # of ANSI terminals
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,4 +37,4 @@ def run(args: argparse.Namespace) -> int:
 
 def _mark(mark: str) -> str:
     text = f'{mark:7}'
-    return f'\033[{COLOURS[mark]}m{text}\033[0m' if sys.stdout.isatty() else text
+    return f'\033[{COLORS[mark]}m{text}\033[0m' if sys.stdout.isatty() else text

@@ -12,7 +12,7 @@ class Finding:
         mark: 'ok', 'warning' (works, with a catch), 'problem' (something does not
             work) or '-' (not there, and needed by some only).
         text: What was found.
-        fix: The command that mends it; empty where there is nothing to mend.
+        fix: The command that fixes it; empty where there is nothing to fix.
     """
 
     subject: str

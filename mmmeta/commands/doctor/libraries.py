@@ -80,7 +80,7 @@ def check_libraries(probes: Probes, packages: Packages) -> list[Finding]:
         Finding('python', 'ok', f'{version}, {sys.executable}'),
         Finding('mmmeta', 'ok', f'{__version__}, {home}'),
     ]
-    fixes: dict[str, str] = {}  # what fails in one way is mended in one way
+    fixes: dict[str, str] = {}  # what fails in one way is fixed in one way
     for name in LIBRARIES:
         findings.append(_check_library(name, probes[name], packages, fixes))
     return findings

@@ -28,7 +28,7 @@ class View(NamedTuple):
     """An image as a model sees it.
 
     Attributes:
-        tensor: (1, 3, h, w), float32, normalised.
+        tensor: (1, 3, h, w), float32, normalized.
         content: Height and width of what is not padding, from the upper left corner.
         box: What part of the image that is: left, upper, right, lower, in pixels.
         samples: A detector's data samples; None for others.
@@ -42,7 +42,7 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Crop:
-    """How a classifier wants its images: a central crop, resized and normalised.
+    """How a classifier wants its images: a central crop, resized and normalized.
 
     Attributes:
         size: Height and width in pixels.
@@ -200,9 +200,9 @@ def _place(heat: np.ndarray, view: View, size: tuple[int, int]) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Colour an image (H, W, 3), uint8, RGB, by a map; pale where that is NaN."""
+    """Color an image (H, W, 3), uint8, RGB, by a map; pale where that is NaN."""
     from pytorch_grad_cam.utils.image import show_cam_on_image
 
-    coloured = show_cam_on_image(image / 255, np.nan_to_num(heat), use_rgb=True)
+    colored = show_cam_on_image(image / 255, np.nan_to_num(heat), use_rgb=True)
     pale = image + UNSEEN * (255.0 - image)
-    return np.where(np.isnan(heat)[..., None], pale, coloured).astype(np.uint8)
+    return np.where(np.isnan(heat)[..., None], pale, colored).astype(np.uint8)

@@ -195,12 +195,12 @@ def _crop_of(predictor: Predictor) -> Crop:
         size = resize['scale']
     else:
         raise UserError('the test pipeline needs ResizeEdge and CenterCrop, or Resize')
-    normalise = predictor.inferencer.model.data_preprocessor
+    normalize = predictor.inferencer.model.data_preprocessor
     return Crop(
         (size, size) if isinstance(size, int) else tuple(size)[::-1],
         crop_pct,
-        (normalise.mean.flatten() / 255).tolist(),
-        (normalise.std.flatten() / 255).tolist(),
+        (normalize.mean.flatten() / 255).tolist(),
+        (normalize.std.flatten() / 255).tolist(),
         resize.get('interpolation', 'bilinear'),
     )
 

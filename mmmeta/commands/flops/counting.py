@@ -73,7 +73,7 @@ def count_parts(
         itself (`roi_head.bbox_head`). The model as a whole is `''`. A head for
         training alone has parameters and no MACs.
     """
-    counter, normalised = _run(model, size)
+    counter, normalized = _run(model, size)
     counts = counter.get_flop_counts()
     return {
         name: Complexity(
@@ -83,7 +83,7 @@ def count_parts(
             ),
             macs=(_flops(part, name, counts) if name else counter.get_total_flops())
             // 2,
-            norm_macs=5 * sum(normalised[m] for m in part.modules()),
+            norm_macs=5 * sum(normalized[m] for m in part.modules()),
         )
         for name, part in [*_parts(model), ('', model)]
     }
@@ -157,10 +157,10 @@ def _run(
     model: nn.Module, size: tuple[int, int]
 ) -> tuple[FlopCounterMode, Counter[nn.Module]]:
     """Run the model; return the counter and the elements that each norm put out."""
-    normalised: Counter[nn.Module] = Counter()
+    normalized: Counter[nn.Module] = Counter()
 
     def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
-        normalised[module] += output.numel()
+        normalized[module] += output.numel()
 
     norms = [m for m in model.modules() if isinstance(m, NORMS)]
     handles = [m.register_forward_hook(hook) for m in norms]
@@ -174,7 +174,7 @@ def _run(
         for handle in handles:
             handle.remove()
         model.train(training)
-    return counter, normalised
+    return counter, normalized
 
 
 def _flops(module: nn.Module, name: str, counts: Mapping[str, Mapping]) -> int:

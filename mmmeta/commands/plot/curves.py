@@ -29,8 +29,8 @@ from mmmeta.errors import UserError
 SCALARS = 'vis_data/scalars.json'
 PLACE = {'iter', 'epoch', 'step'}  # where a line belongs; all else are its values
 DEFAULT_KEYS = ('loss', '*loss*', 'lr', '*mAP', '*mIoU', '*accuracy/top1')
-# Okabe and Ito's colours, which the colour-blind tell apart, without the yellow.
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
+# Okabe and Ito's colors, which the color-blind tell apart, without the yellow.
+COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
 STYLES = ('-', '--', ':', '-.')
 STYLE = {
     'axes.axisbelow': True,
@@ -192,7 +192,7 @@ def choose_keys(runs: Sequence[Run], patterns: Sequence[str] = ()) -> list[str]:
 def smooth(values: Sequence[float], window: int) -> list[float]:
     """Return the mean of the `window` values around each, which does not lag behind.
 
-    Near an end it is narrower, so that it stays centred; NaNs and infinities are left
+    Near an end it is narrower, so that it stays centered; NaNs and infinities are left
     out, and stay where there is nothing else.
     """
     result = []
@@ -212,7 +212,7 @@ def draw(
     """Return a figure with a panel for each key and a line for each run.
 
     Args:
-        runs: What was read, each with a colour of its own.
+        runs: What was read, each with a color of its own.
         keys: What to draw.
         window: Logged values whose mean is drawn, over the values themselves, faint;
             learning rates and validations are drawn as they are. Default: a
@@ -257,8 +257,8 @@ def save(figure: Figure, file: str | Path) -> None:
 
 
 def _look(number: int) -> dict[str, str]:
-    turn, colour = divmod(number, len(COLOURS))
-    return dict(color=COLOURS[colour], linestyle=STYLES[turn % len(STYLES)])
+    turn, color = divmod(number, len(COLORS))
+    return dict(color=COLORS[color], linestyle=STYLES[turn % len(STYLES)])
 
 
 def _draw_series(

@@ -110,7 +110,7 @@ class SegmentationWriter:
     """Writes a label map for each image, and `classes.csv`.
 
     A map is a PNG file of the image's size whose values are class indices from 0: with
-    the classes' colours as its palette, or of 16 bits where there are over 256.
+    the classes' colors as its palette, or of 16 bits where there are over 256.
     """
 
     def __init__(

@@ -169,7 +169,7 @@ def evaluate(
     """Classify all images and count the right answers.
 
     Args:
-        model: Logits (B, classes) of normalised images (B, 3, H, W).
+        model: Logits (B, classes) of normalized images (B, 3, H, W).
         data: The images.
         row: The published model: its size, crop, interpolation, mean and std are used.
         batch_size: Images at a time. Default: 64.
