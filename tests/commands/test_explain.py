@@ -168,10 +168,11 @@ def test_layers_and_layouts(name, shape, image):
             return super().get_cam_weights(x, layer, targets, activations, grads)
 
     subject = load_subject(name, random=True)
-    for parameter in subject.scores.parameters():  # ResMLP's head begins with zeros
+    picture = np.asarray(Image.open(image))
+    model = subject.scores_for(subject.prepare(picture))
+    for parameter in model.parameters():  # ResMLP's head begins with zeros
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
-    picture = np.asarray(Image.open(image))
     explanation = explain(subject, picture, Spy)
     assert shapes == [shape, shape]
     assert explanation.heat.shape == (200, 300)
@@ -183,7 +184,7 @@ def test_tokens_are_laid_out_as_the_image(image):
 
     subject = load_subject('timm:deit_tiny_patch16_224', random=True)
     view = subject.prepare(np.asarray(Image.open(image)))
-    grid = subject.scores.patch_embed.proj(view.tensor)
+    grid = subject.scores_for(view).patch_embed.proj(view.tensor)
     tokens = torch.cat([torch.zeros(1, 1, 192), grid.flatten(2).transpose(1, 2)], 1)
     assert torch.equal(_to_maps(subject, view, tokens), grid)
 
@@ -237,8 +238,9 @@ def test_segmentors_score_is_of_where_the_class_is(image, tmp_path, root):
     spec = small_config(tmp_path, root, base, NECK)
     subject = load_subject(spec)
     view = subject.prepare(np.asarray(Image.open(image)))
-    logits = subject.scores.model(view.tensor)
-    scores = subject.scores(view.tensor)
+    model = subject.scores_for(view)
+    logits = model.model(view.tensor)
+    scores = model(view.tensor)
     winners = logits.argmax(1)
     probabilities = logits.softmax(1)
     for index in range(logits.shape[1]):
