@@ -1,7 +1,6 @@
 """Every classification config: its model, its recipe, its commands, its listing."""
 
 import argparse
-import ast
 import copy
 import functools
 import math
@@ -12,7 +11,6 @@ import configs_of
 import numpy as np
 import pytest
 import torch
-import yaml
 from mmengine.config import DictAction
 from mmengine.dataset import Compose
 from mmengine.optim import OptimWrapper, build_optim_wrapper
@@ -30,10 +28,7 @@ FOLDER = ROOT / 'configs' / 'classification'
 load = functools.partial(configs_of.load, 'classification')
 build = functools.partial(configs_of.build, 'classification')
 NAMES = sorted(p.stem for p in FOLDER.glob('*.py'))
-LISTED = {
-    model['Name']: model
-    for model in yaml.safe_load((FOLDER / 'metafile.yml').read_text())['Models']
-}
+LISTED = configs_of.listed('classification')
 
 # What the published scripts say, written out. PoolFormer and UniFormer: batch size,
 # learning rate, drop path, shorter side in the test.
@@ -125,14 +120,11 @@ def test_model_is_the_family_s_classifier(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_model_builds_and_is_listed(name):
+def test_listing(name):
     listed, cfg, row = LISTED[name], load(name), find(published(name))
-    model = build(name)
     metadata = listed['Metadata']
-    assert metadata['Parameters'] == sum(p.numel() for p in model.parameters())
     assert metadata['Batch Size'] == cfg.auto_scale_lr.base_batch_size
     assert metadata['Epochs'] == cfg.train_cfg.max_epochs
-    assert listed['Config'] == f'configs/classification/{name}.py'
     assert listed['Results'][0]['Metrics'] == {'Top 1 Accuracy': row.top1}
     address = next((s.url for s in row.sources if not s.manual), None)
     assert listed.get('Weights') == address
@@ -142,7 +134,7 @@ def test_model_builds_and_is_listed(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_docstring(name):
     cfg, row = load(name), find(published(name))
-    text = ast.get_docstring(ast.parse((FOLDER / f'{name}.py').read_text()))
+    text = configs_of.docstring('classification', name)
     side = row.input_size
     assert f'ImageNet-1k at {side}x{side}: {row.top1} % top-1' in text
     assert row.page.removeprefix('https://github.com/') in text

@@ -1,7 +1,6 @@
 """Every detection config: its model, its recipe, its commands, its listing."""
 
 import argparse
-import ast
 import copy
 import functools
 import shlex
@@ -11,7 +10,6 @@ import configs_of
 import numpy as np
 import pytest
 import torch
-import yaml
 from mmengine.dataset import Compose
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
@@ -26,10 +24,7 @@ build = functools.partial(configs_of.build, 'detection')
 NAMES = sorted(p.stem for p in FOLDER.glob('*.py'))
 SHAPES = ['mask_rcnn_poolformer_s12_shapes', 'retinanet_poolformer_s12_shapes']
 EASY = 'retinanet_poolformer_s12_easy_shapes'
-LISTED = {
-    model['Name']: model
-    for model in yaml.safe_load((FOLDER / 'metafile.yml').read_text())['Models']
-}
+LISTED = configs_of.listed('detection')
 
 # What the publishers' configs and tables say, written out: batch size, learning rate,
 # weight decay, epochs, drop path, blocks of each stage that recompute, attention,
@@ -144,7 +139,7 @@ def test_recipe(name):
 @pytest.mark.parametrize('name', RECIPES)
 def test_docstring_and_listing(name):
     batch_size, _, _, epochs, *_, weights, box_ap, mask_ap = RECIPES[name]
-    text = ast.get_docstring(ast.parse((FOLDER / f'{name}.py').read_text()))
+    text = configs_of.docstring('detection', name)
     first = text.splitlines()[0]
     method = next(m for m in METHODS if name in OF_METHOD[m])
     schedule = '1x' if epochs == 12 else '3x'
@@ -159,6 +154,7 @@ def test_docstring_and_listing(name):
         assert first == f'{start}{box_ap} box AP ({page}).'
     else:
         assert first == f'{start}{box_ap} box, {mask_ap} mask AP ({page}).'
+    assert f'Batch size {batch_size}: on 8 GPUs {batch_size // 8} each.' in text
 
     listed = LISTED[name]
     metrics = {r['Task']: r['Metrics'] for r in listed['Results']}
@@ -170,7 +166,6 @@ def test_docstring_and_listing(name):
         task: metric for task, metric in expected.items() if None not in metric.values()
     }
     assert listed['In Collection'] == family
-    assert listed['Config'] == f'configs/detection/{name}.py'
     assert listed['Metadata']['Batch Size'] == batch_size
     assert listed['Metadata']['Epochs'] == epochs
     assert 'Weights' not in listed
