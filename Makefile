@@ -33,8 +33,9 @@ test: export OMP_NUM_THREADS ?= 1
 test: setup  ## run the tests, e.g. PYTEST_ARGS='-m "not slow"'
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
-lint: setup  ## check the code with ruff
+lint: setup  ## check the code, and how it is laid out, with ruff
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
 
 lock: setup  ## pin what requirements/all.in asks for; LOCK_ARGS=--upgrade: the newest
 	.venv/bin/uv pip compile --universal --python-version 3.10 $(LOCK_ARGS) \
