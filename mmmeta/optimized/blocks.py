@@ -257,7 +257,8 @@ def is_foldable(module: nn.Module, like: Tensor) -> bool:
     if not guards.are_untouched(module, FOLDABLE, like):
         return False
     if isinstance(module, MetaFormerBlock):
-        if not has_usual_layers(module):
+        pos = module.pos_embed
+        if not has_usual_layers(module) or not (pos is None or _is_3x3(pos)):
             return False
         convs = [m for m in module.modules() if type(m) is nn.Conv2d]
     elif type(module) in DOWNSAMPLES:
@@ -271,6 +272,12 @@ def is_foldable(module: nn.Module, like: Tensor) -> bool:
         and not isinstance(conv.padding, str)
         for conv in convs
     )
+
+
+def _is_3x3(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is depthwise, 3x3, and gives a map of the same size."""
+    same = conv.stride == conv.padding == (1, 1)
+    return same and conv.weight.shape == (conv.groups, 1, 3, 3)
 
 
 def fuse_downsample(module: nn.Module) -> nn.Module:
