@@ -365,14 +365,12 @@ def test_a_batch_of_nothing_is_an_error_of_usage(root, capsys):
 def test_a_process_prints_its_results_alone(
     root, detector, classifier, images, tmp_path
 ):
-    """For a detector, without what its library imports for language models."""
+    """Nothing of what the libraries say when they are imported and models built."""
     code = (
         'import json, sys\n'
         'from mmmeta.cli import main\n'
         'detector, classifier = json.loads(sys.argv[1])\n'
         "status = main(['predict', *detector])\n"
-        "assert 'transformers' not in sys.modules\n"
-        'import transformers\n'  # it is there, and stays so for others
         "sys.exit(main(['predict', *classifier]) or status)\n"
     )
     options = [str(images / 'a'), '--no-vis']

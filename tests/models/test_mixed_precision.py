@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmmeta.models import FAMILIES
 from mmmeta.models.layers import FLOAT16_MAX, StarReLU, _warn_of_float16
 
-STEPS = 200
+STEPS = 120
 BATCH = 2
 SIZE = 48  # pixels
 
@@ -39,7 +39,7 @@ class Segmentor(nn.Module):
     def __init__(self, family: str, classes: int) -> None:
         super().__init__()
         dims = (32, 64, 64, 128)
-        arch = dict(depths=(2, 2, 4, 2), dims=dims)
+        arch = dict(depths=(1, 1, 2, 1), dims=dims)
         self.backbone = MODELS.build(dict(type=f'mmmeta.{family}', arch=arch))
         self.heads = nn.ModuleList(nn.Conv2d(dim, classes, 1) for dim in dims)
 
