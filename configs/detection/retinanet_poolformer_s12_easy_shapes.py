@@ -26,22 +26,10 @@ model = dict(
     bbox_head=dict(anchor_generator=dict(strides=[8, 16, 32])),
 )
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
+train_pipeline, test_pipeline = (
+    [dict(step, scale=scale) if step.type == 'Resize' else step for step in pipeline]
+    for pipeline in (_base_.train_pipeline, _base_.test_pipeline)
+)
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
@@ -49,16 +37,10 @@ test_dataloader = val_dataloader
 max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs, val_begin=3, val_interval=1)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        by_epoch=True,
-        begin=0,
-        end=max_epochs,
-        T_max=max_epochs,
-        eta_min_ratio=0.02,
-        convert_to_iter_based=True,
-    ),
+    dict(step, end=max_epochs, T_max=max_epochs)
+    if step.type == 'CosineAnnealingLR'
+    else step
+    for step in _base_.param_scheduler
 ]
 
 default_hooks = dict(

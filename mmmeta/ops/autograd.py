@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from mmmeta.ops.guards import is_differentiated
+from mmmeta.ops.guards import in_transform
 
 
 def run_modules(x: Tensor, *modules: nn.Module) -> Tensor:
@@ -36,7 +36,7 @@ def recompute(x: Tensor, *modules: nn.Module) -> Tensor:
         return run_modules(x, *modules)
     if torch.compiler.is_compiling():
         return checkpoint(run_modules, x, *modules, use_reentrant=False)
-    if is_differentiated() or not all(isinstance(m, nn.Module) for m in modules):
+    if in_transform() or not all(isinstance(m, nn.Module) for m in modules):
         return run_modules(x, *modules)
     again = _Again(nn.Sequential(*modules))
     return checkpoint(again, x, use_reentrant=False)
@@ -70,14 +70,12 @@ class _Again:
                     'which computes the layers again with it: call backward() before '
                     'the optimizer steps, or do without recompute_mlp and with_cp'
                 )
-        changed = [(m, m.training) for m, mode in self.modes if m.training != mode]
-        for module, mode in changed:
-            module.training = not mode
+        modes_now = [(module, module.training) for module, _ in self.modes]
+        _set_modes(self.modes)
         try:
             return self._run(x)
         finally:
-            for module, mode in changed:
-                module.training = mode
+            _set_modes(modes_now)
 
     def _run(self, x: Tensor) -> Tensor:
         own = self.chain.named_parameters(remove_duplicate=False)
@@ -86,3 +84,8 @@ class _Again:
         tensors = {**self.parameters, **self.buffers}
         with _LENDING:
             return functional_call(self.chain, tensors, (x,), tie_weights=False)
+
+
+def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        module.training = training

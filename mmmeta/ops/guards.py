@@ -28,7 +28,6 @@ GLOBAL_HOOKS = (
     *('_global_backward_hooks', '_global_backward_pre_hooks'),
 )
 PLAIN = (Tensor, nn.Parameter)
-DTYPES = (torch.float32, torch.bfloat16)
 
 Originals = dict[type[nn.Module], tuple]
 
@@ -46,46 +45,43 @@ def may_stand_in(root: nn.Module, x: Tensor, known: Originals) -> bool:
         x: Its input, (B, C, H, W).
         known: The classes that the functions know, from `remember`.
     """
-    return in_plain_inference() and is_plain_map(x) and are_untouched(root, known, x)
+    return _in_plain_inference() and _is_plain_map(x) and are_untouched(root, known, x)
 
 
-def in_plain_inference() -> bool:
+def _in_plain_inference() -> bool:
     """Whether nothing but eager inference goes on: nobody differentiates or traces."""
     return not (
         torch.compiler.is_compiling()
         or torch.is_grad_enabled()
         or torch.jit.is_tracing()
         or torch.is_autocast_enabled('cpu')
-        or is_transformed()
+        or _in_mode_or_transform()
         or _global_hooks()
     )
 
 
-def is_plain_map(x: Tensor) -> bool:
-    """Whether a map (B, C, H, W) is one that the fast functions take."""
+def _is_plain_map(x: Tensor) -> bool:
     return (
         type(x) is Tensor
         and x.device.type == 'cpu'
-        and x.dtype in DTYPES
         and x.dim() == 4
         and x.numel() > 0
         and x.is_contiguous(memory_format=torch.channels_last)
     )
 
 
-def is_transformed() -> bool:
-    """Whether modes, `torch.func`'s transforms or forward-mode AD are at work.
+def in_transform() -> bool:
+    """Whether `torch.func`'s transforms or forward-mode AD are at work.
 
-    True too where this PyTorch cannot tell.
+    True too where this PyTorch cannot tell. Not to be asked while it compiles.
     """
     depths = _depths()
-    return depths is None or any(depth() for depth in depths)
-
-
-def is_differentiated() -> bool:
-    """Whether `torch.func`'s transforms or forward-mode AD are at work, no mode."""
-    depths = _depths()
     return depths is None or any(depth() for depth in depths[2:])
+
+
+def _in_mode_or_transform() -> bool:
+    depths = _depths()
+    return depths is None or any(depth() for depth in depths)
 
 
 def are_untouched(root: nn.Module, known: Originals, like: Tensor) -> bool:

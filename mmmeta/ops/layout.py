@@ -5,6 +5,8 @@ import sys
 import torch
 from torch import Tensor
 
+from mmmeta.ops.guards import in_transform
+
 
 @torch.compiler.assume_constant_result
 def strides_are_read() -> bool:
@@ -18,13 +20,13 @@ def strides_are_read() -> bool:
 
 
 def take_in(x: Tensor) -> Tensor:
-    """Return images (B, C, H, W) in the memory format that layers are fastest in."""
-    if x.device.type != 'cpu':
+    """Return images (B, C, H, W) in the memory format that layers are fastest in.
+
+    That is channels_last on a CPU, but not within `vmap`, which knows no formats.
+    """
+    if x.device.type != 'cpu' or (not torch.compiler.is_compiling() and in_transform()):
         return x
-    try:
-        return x.contiguous(memory_format=torch.channels_last)
-    except RuntimeError:  # `vmap` over images knows no memory format
-        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def hand_on(x: Tensor) -> Tensor:

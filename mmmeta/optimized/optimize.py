@@ -74,7 +74,7 @@ class OptimizedBackbone(nn.Module):
     def _check_use(self) -> None:
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             what = 'traced or compiled'
-        elif guards.is_differentiated():
+        elif guards.in_transform():
             what = 'differentiated or transformed'
         else:
             return

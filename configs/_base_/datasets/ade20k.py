@@ -12,19 +12,16 @@ _base_ = ['../mmseg_scope.py', 'mmseg::_base_/datasets/ade20k.py']
 
 # The scales are of 2048x512, as in the published tests; those of MMSegmentation's
 # base are of each image's own size.
+tta_scales = [
+    dict(type='Resize', scale=(int(2048 * ratio), int(512 * ratio)), keep_ratio=True)
+    for ratio in _base_.img_ratios
+]
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(
         type='TestTimeAug',
         transforms=[
-            [
-                dict(
-                    type='Resize',
-                    scale=(int(2048 * ratio), int(512 * ratio)),
-                    keep_ratio=True,
-                )
-                for ratio in _base_.img_ratios
-            ],
+            tta_scales,
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
             [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],

@@ -17,14 +17,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [
-                dict(
-                    type='Resize',
-                    scale=(int(2048 * ratio), int(512 * ratio)),
-                    keep_ratio=True,
-                )
-                for ratio in _base_.img_ratios
-            ],
+            _base_.tta_scales,
             [dict(type='ResizeToMultiple', size_divisor=32)],
             [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=1.0)],
             [dict(type='LoadAnnotations')],
