@@ -51,8 +51,12 @@ class _Again:
     def __init__(self, chain: nn.Sequential) -> None:
         self.chain = chain
         self.first = True
-        # A tensor may have several names, and be lent under each.
-        self.parameters = dict(chain.named_parameters(remove_duplicate=False))
+        # A tensor may have several names, and be lent under each. FSDP itself puts the
+        # parameters of the modules it wraps in their places, at each run.
+        own = (
+            () if _is_sharded(chain) else chain.named_parameters(remove_duplicate=False)
+        )
+        self.parameters = dict(own)
         self.versions = {name: p._version for name, p in self.parameters.items()}
         buffers = chain.named_buffers(remove_duplicate=False)
         self.buffers = {name: buffer.clone() for name, buffer in buffers}
@@ -78,12 +82,20 @@ class _Again:
             _set_modes(modes_now)
 
     def _run(self, x: Tensor) -> Tensor:
-        own = self.chain.named_parameters(remove_duplicate=False)
-        if not self.buffers and all(self.parameters[name] is p for name, p in own):
-            return self.chain(x)  # nothing to lend, which other threads would see
-        tensors = {**self.parameters, **self.buffers}
+        own = dict(self.chain.named_parameters(remove_duplicate=False))
+        lent = {
+            name: p for name, p in self.parameters.items() if own.get(name) is not p
+        }
+        tensors = {**lent, **self.buffers}
+        if not tensors:
+            return self.chain(x)
         with _LENDING:
             return functional_call(self.chain, tensors, (x,), tie_weights=False)
+
+
+def _is_sharded(chain: nn.Module) -> bool:
+    names = {kind.__name__ for m in chain.modules() for kind in type(m).__mro__}
+    return not names.isdisjoint({'FSDPModule', 'FullyShardedDataParallel'})
 
 
 def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:

@@ -1,10 +1,12 @@
 """What users do to the layers of a model; shared by the tests of all fast paths."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from mmengine.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn.utils import parametrizations, prune
 
 from mmmeta.models import MetaFormer
@@ -36,6 +38,18 @@ def worst(found: tuple, expected: tuple) -> float:
         float((a - b).detach().abs().max() / b.detach().std())
         for a, b in zip(found, expected, strict=True)
     )
+
+
+@contextmanager
+def one_process() -> Iterator[DeviceMesh]:
+    """A distributed group of this process alone, on the CPU."""
+    distributed.init_process_group(
+        'gloo', store=distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        yield init_device_mesh('cpu', (1,))
+    finally:
+        distributed.destroy_process_group()
 
 
 def subclass(module: nn.Module, forward: Callable) -> None:

@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
-from models.changes import CHANGES, blocks, build, subclass, worst
+from models.changes import CHANGES, blocks, build, one_process, subclass, worst
 from torch import nn
 from torch.autograd import forward_ad
+from torch.distributed.tensor import distribute_module, distribute_tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -165,6 +166,17 @@ def test_an_ensemble_by_vmap(family, gradients):
         found = torch.func.vmap(last)(*values)
         expected = [model(X)[-1] for model in models]
     assert worst(found, expected) < 1e-4
+
+
+@pytest.mark.parametrize('family', NAMES)
+def test_distributed_parameters(family, taken):
+    model = build(family)
+    with torch.no_grad(), one_process() as mesh:
+        expected = model(X)
+        taken.clear()
+        found = distribute_module(model, mesh)(distribute_tensor(X, mesh))
+        assert worst([x.full_tensor() for x in found], expected) < 1e-4
+    assert not taken
 
 
 @pytest.mark.parametrize('family', ['PoolFormer', 'CAFormer'])

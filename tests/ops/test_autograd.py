@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
-from models.changes import CHANGES, blocks, build, worst
+from models.changes import CHANGES, blocks, build, one_process, worst
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
 from benchmarks.measure import saved_bytes
 from mmmeta.models import FAMILIES
@@ -81,6 +82,18 @@ def test_parameters_changed_in_between_are_noticed(way):
         blocks(model)[0].mlp.fc1.weight.mul_(2)
     with pytest.raises(RuntimeError, match=r'mlp\.fc1\.weight|1\.fc1\.weight'):
         loss.backward()
+
+
+@pytest.mark.parametrize('way', [{}, *WAYS], ids=str)
+@pytest.mark.parametrize('family', ['PoolFormer', 'UniFormer'])
+def test_sharded_parameters(family, way):
+    """FSDP gathers the parameters of a block for each of its runs."""
+    plain, other = build(family).train(), build(family, **way).train()
+    with one_process() as mesh:
+        for module in (*blocks(other), other):
+            fully_shard(module, mesh=mesh)
+        found = {name: g.full_tensor() for name, g in gradients(other).items()}
+    check(found, gradients(plain))
 
 
 def test_random_numbers_are_drawn_once():
