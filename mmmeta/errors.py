@@ -8,8 +8,8 @@ class UserError(RuntimeError):
     """A wrong argument or a missing file: shown as one line, without a traceback."""
 
 
-class UnknownNameError(UserError, ValueError):
-    """A name that is none of those there are."""
+class InvalidValueError(UserError, ValueError):
+    """An argument of the right type that is none of the values expected."""
 
 
 class MissingLibraryError(UserError, ImportError):

@@ -2,6 +2,7 @@
 
 import os.path as osp
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mmmeta.errors import UserError, one_line, require
@@ -58,6 +59,21 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
     except Exception as error:  # a config is code of the user's
         raise UserError(f'config {name} cannot be read: {one_line(error)}') from error
     return cfg
+
+
+@contextmanager
+def building(name: str) -> Iterator[None]:
+    """Say of an error which config's model could not be built.
+
+    Raises:
+        UserError: For any error inside; a config is code of the user's.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f'the model of {name} cannot be built: {one_line(error)}'
+        ) from error
 
 
 def set_amp(cfg: 'Config') -> None:

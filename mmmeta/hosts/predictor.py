@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmmeta.errors import UserError, one_line, require
 from mmmeta.hosts.classes import class_names
-from mmmeta.hosts.config import load_config
+from mmmeta.hosts.config import building, load_config
 from mmmeta.hosts.libraries import LIBRARIES, Library, library_of
 
 if TYPE_CHECKING:
@@ -135,13 +135,9 @@ def build_predictor(
 
         for part in ('models', 'apis'):
             require(f'{scope}.{part}', 'onedl', f'{config} is of {scope} and')
-        try:
+        with building(config):
             init_default_scope(scope)
             inferencer = LIBRARIES[scope].build_inferencer(cfg, device)
-        except Exception as error:  # the config is code of the user's
-            raise UserError(
-                f'the model of {config} cannot be built: {one_line(error)}'
-            ) from error
     model = inferencer.model
     _check_model(model, scope, config)
     _load_strictly(model, state, checkpoint, config)

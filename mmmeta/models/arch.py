@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from mmmeta.errors import InvalidValueError
+
 NUM_STAGES = 4
 
 # The PoolFormer stem and the three reductions between its stages.
@@ -26,7 +28,7 @@ def per_stage(value: Any, name: str) -> tuple:
     if not isinstance(value, (list, tuple)):
         return (value,) * NUM_STAGES
     if len(value) != NUM_STAGES:
-        raise ValueError(
+        raise InvalidValueError(
             f'{name} needs one value or a list of {NUM_STAGES}, one a stage; '
             f'got {len(value)}: {value}'
         )
@@ -88,14 +90,14 @@ class Arch:
             value = getattr(self, name)
             ok = isinstance(value, (list, tuple)) and len(value) == NUM_STAGES
             if not ok or not all(isinstance(n, int) and n > 0 for n in value):
-                raise ValueError(
+                raise InvalidValueError(
                     f'{name} must be {NUM_STAGES} positive integers, got {value!r}'
                 )
         staged = 'token_mixer norm act mlp_ratio layer_scale res_scale downsample'
         for name in staged.split():
             object.__setattr__(self, name, per_stage(getattr(self, name), name))
         if self.init not in ('mlp', 'attention', 'all'):
-            raise ValueError(
+            raise InvalidValueError(
                 f"init must be 'mlp', 'attention' or 'all', got {self.init!r}"
             )
 
@@ -118,7 +120,7 @@ def resolve_arch(
     """
     if isinstance(arch, str):
         if arch not in table:
-            raise ValueError(
+            raise InvalidValueError(
                 f'{family} has no arch {arch!r}; choose from {sorted(table)} or '
                 'give a dict with the same fields as a row of its table'
             )
@@ -128,13 +130,13 @@ def resolve_arch(
     known = {f.name for f in fields(Arch)}
     unknown = sorted(set(arch) - known)
     if unknown:
-        raise ValueError(
+        raise InvalidValueError(
             f'unknown fields {unknown} in the arch of {family}; choose from '
             f'{sorted(known)}'
         )
     missing = sorted({'depths', 'dims'} - set(arch))
     if missing:
-        raise ValueError(f'the arch of {family} lacks {missing}: {dict(arch)}')
+        raise InvalidValueError(f'the arch of {family} lacks {missing}: {dict(arch)}')
     return Arch(**{**base, **arch})
 
 

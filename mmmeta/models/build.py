@@ -6,7 +6,7 @@ from typing import Any
 from timm.layers import trunc_normal_
 from torch import nn
 
-from mmmeta.errors import MissingLibraryError, UnknownNameError
+from mmmeta.errors import InvalidValueError, MissingLibraryError
 from mmmeta.models.families import FAMILIES
 from mmmeta.models.metaformer import MetaFormer
 from mmmeta.weights.loading import Checkpoint, load_classifier
@@ -48,7 +48,7 @@ def create_model(
 
     Raises:
         MissingLibraryError: MMPretrain is not installed; names the extra that has it.
-        UnknownNameError: No such model; the message has the nearest.
+        InvalidValueError: No such model, a `ValueError`; the message has the nearest.
         CheckpointError: The weights cannot be had or do not fit.
     """
     arch, _, tag = name.partition('.')
@@ -92,7 +92,7 @@ def _find_arch(name: str) -> tuple[type[MetaFormer], str]:
         if size != name and size in family.archs:
             return family, size
     near = nearest(name, list_models())
-    raise UnknownNameError(
+    raise InvalidValueError(
         f'unknown model {name!r}'
         + (f'; nearest: {", ".join(near)}' if near else '')
         + ". mmmeta.list_models() has all, and takes patterns such as '*former_s12'"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmmeta.errors import InvalidValueError
 from mmmeta.models.arch import Arch, resolve_arch
 from mmmeta.models.metaformer import MetaFormer
 from mmmeta.registry import MODELS
@@ -238,16 +239,16 @@ def _with_windows(mixers: tuple, attention: str, window_size: int) -> tuple:
             the third stage that could have windows.
     """
     if attention not in ATTENTION_MODES:
-        raise ValueError(
+        raise InvalidValueError(
             f'unknown attention {attention!r}; choose from {ATTENTION_MODES}'
         )
     if window_size < 1:
-        raise ValueError(f'window_size must be positive, got {window_size}')
+        raise InvalidValueError(f'window_size must be positive, got {window_size}')
     if attention == 'global':
         return mixers
     whole = mixers[2]
     if not isinstance(whole, Mapping) or whole.get('type') != 'Attention':
-        raise ValueError(
+        raise InvalidValueError(
             f"attention={attention!r} needs dict(type='Attention', ...) as the third "
             f"stage's token mixer, got {whole}; use attention='global'"
         )

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmmeta.errors import InvalidValueError
 from mmmeta.ops.norms import map_norm
 
 
@@ -88,7 +89,7 @@ def build_norm(cfg: Mapping | None, dim: int) -> nn.Module:
     kwargs = dict(cfg)
     kind = kwargs.pop('type', None)
     if kind not in NORMS:
-        raise ValueError(
+        raise InvalidValueError(
             f'unknown norm type {kind!r} in {dict(cfg)}; choose from {sorted(NORMS)}'
         )
     return NORMS[kind](dim, **kwargs)
@@ -146,7 +147,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 def build_act(name: str) -> nn.Module:
     """Build an activation by name; raises ValueError for an unknown one."""
     if name not in ACTIVATIONS:
-        raise ValueError(
+        raise InvalidValueError(
             f'unknown activation {name!r}; choose from {sorted(ACTIVATIONS)}'
         )
     return ACTIVATIONS[name]()
@@ -225,7 +226,7 @@ def build_downsample(cfg: Mapping, in_dim: int, out_dim: int) -> nn.Module:
     kwargs = dict(cfg)
     kind = kwargs.pop('type', 'Downsample')
     if kind not in DOWNSAMPLES:
-        raise ValueError(
+        raise InvalidValueError(
             f'unknown downsample type {kind!r}; choose from {sorted(DOWNSAMPLES)}'
         )
     return DOWNSAMPLES[kind](in_dim, out_dim, **kwargs)

@@ -20,6 +20,7 @@ from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmmeta.errors import InvalidValueError
 from mmmeta.models.arch import NUM_STAGES, Arch, override, per_stage, resolve_arch
 from mmmeta.models.layers import build_downsample, build_norm
 from mmmeta.models.mlp import Mlp
@@ -211,11 +212,17 @@ class MetaFormer(Backbone):
             norm=norm_cfg,
         )
         if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate must be in [0, 1), got {drop_path_rate}')
+            raise InvalidValueError(
+                f'drop_path_rate must be in [0, 1), got {drop_path_rate}'
+            )
         if frozen_stages not in range(-1, NUM_STAGES + 1):
-            raise ValueError(f'frozen_stages must be -1 to 4, got {frozen_stages!r}')
+            raise InvalidValueError(
+                f'frozen_stages must be -1 to 4, got {frozen_stages!r}'
+            )
         if not isinstance(in_channels, int) or in_channels < 1:
-            raise ValueError(f'in_channels must be positive, got {in_channels!r}')
+            raise InvalidValueError(
+                f'in_channels must be positive, got {in_channels!r}'
+            )
         self.in_channels = in_channels
         self.fork_feat = fork_feat
         self.out_indices = _check_out_indices(out_indices) if fork_feat else (3,)
@@ -345,7 +352,7 @@ def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
     )
     indices = tuple(i % NUM_STAGES for i in out_indices) if valid else ()
     if not indices or list(indices) != sorted(set(indices)):
-        raise ValueError(
+        raise InvalidValueError(
             'out_indices must be ascending stage indices from 0, 1, 2, 3, got '
             f'{out_indices!r}'
         )
@@ -377,23 +384,25 @@ def _read_switch(variable: str, value: bool | None, default: bool) -> bool:
         return False
     if text in ('1', 'true', 'yes', 'on'):
         return True
-    raise ValueError(f'the environment variable {variable} must be 1 or 0, got {text}')
+    raise InvalidValueError(
+        f'the environment variable {variable} must be 1 or 0, got {text}'
+    )
 
 
 def check_images(x: Tensor, channels: int) -> None:
     """Raise ValueError for what are not images (B, channels, H, W) with H, W >= 32."""
     if x.dim() != 4 or x.shape[1] != channels:
-        raise ValueError(
+        raise InvalidValueError(
             f'expected images of shape (B, {channels}, H, W), got {tuple(x.shape)}; '
             'the backbone argument in_channels says how many channels images have'
         )
     if not x.is_floating_point():
-        raise ValueError(
+        raise InvalidValueError(
             f'expected images of a floating-point dtype, got {x.dtype}: normalize them '
             'first, as the data preprocessor of a config does'
         )
     if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
-        raise ValueError(
+        raise InvalidValueError(
             f'expected images of at least {MIN_SIZE}x{MIN_SIZE} pixels, got '
             f'{x.shape[2]}x{x.shape[3]} (HxW): the backbone reduces them by '
             f'{MIN_SIZE}; resize or pad them'

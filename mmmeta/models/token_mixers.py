@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmmeta.errors import InvalidValueError
 from mmmeta.models.layers import build_act
 from mmmeta.registry import TOKEN_MIXERS
 
@@ -22,7 +23,7 @@ def build_token_mixer(cfg: Mapping, dim: int) -> nn.Module:
     """
     kind = cfg.get('type')
     if isinstance(kind, str) and TOKEN_MIXERS.get(kind) is None:
-        raise ValueError(
+        raise InvalidValueError(
             f'unknown token mixer {kind!r}; registered are '
             f'{sorted(TOKEN_MIXERS.module_dict)}. A mixer of your own needs '
             '@TOKEN_MIXERS.register_module() (from mmmeta.registry) and, in a '
@@ -46,7 +47,9 @@ class Pooling(nn.Module):
     def __init__(self, dim: int, pool_size: int = 3) -> None:
         super().__init__()
         if pool_size < 1 or pool_size % 2 == 0:
-            raise ValueError(f'pool_size must be odd and positive, got {pool_size}')
+            raise InvalidValueError(
+                f'pool_size must be odd and positive, got {pool_size}'
+            )
         self.pool_size = pool_size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +94,9 @@ class RandomMixing(nn.Module):
     def __init__(self, dim: int, size: int = 14, resize: str = 'window') -> None:
         super().__init__()
         if resize not in ('window', 'resample'):
-            raise ValueError(f"resize must be 'window' or 'resample', got {resize!r}")
+            raise InvalidValueError(
+                f"resize must be 'window' or 'resample', got {resize!r}"
+            )
         self.size = size
         self.resize = resize
         # A buffer: it has no gradient, and no optimizer ever touches it.
@@ -188,9 +193,9 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         if dim % head_dim:
-            raise ValueError(f'head_dim {head_dim} does not divide dim {dim}')
+            raise InvalidValueError(f'head_dim {head_dim} does not divide dim {dim}')
         if window_size is not None and window_size < 1:
-            raise ValueError(f'window_size must be positive, got {window_size}')
+            raise InvalidValueError(f'window_size must be positive, got {window_size}')
         self.head_dim = head_dim
         self.window_size = window_size
         self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=bias)

@@ -225,6 +225,15 @@ def test_errors(args, message, in_root, capsys):
     assert captured.out == ''
 
 
+def test_a_model_that_cannot_be_built(tmp_path, capsys):
+    config = tmp_path / 'c.py'
+    config.write_text("model = dict(type='mmmeta.PoolFormer', arch='s11')")
+    assert main(['flops', str(config)]) == 1
+    assert capsys.readouterr().err.startswith(
+        f'mmmeta flops: the model of {config} cannot be built: PoolFormer has no arch'
+    )
+
+
 @pytest.mark.slow
 def test_output_is_json_alone():
     done = subprocess.run(

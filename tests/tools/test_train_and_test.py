@@ -205,6 +205,17 @@ def test_wrong_calls_get_one_line(args, message, tmp_path):
     assert 'Traceback' not in result.stderr
 
 
+def test_an_unknown_arch_gets_one_line(shapes, tmp_path):
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/shapes').symlink_to(shapes)
+    options = ['--cfg-options', 'model.backbone.arch=s11']
+    result = tool('train.py', CONFIG, *options, cwd=tmp_path)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: PoolFormer has no arch 's11'; choose from ['m36'")
+    assert 'Traceback' not in result.stderr
+
+
 def script(name: str, *args, **env) -> subprocess.CompletedProcess:
     return subprocess.run(
         ['bash', ROOT / 'tools' / name, *map(str, args)],

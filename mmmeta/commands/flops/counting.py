@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmmeta.errors import UserError
-from mmmeta.hosts.config import load_config
+from mmmeta.hosts.config import building, load_config
 from mmmeta.hosts.predictor import hush
 from mmmeta.models.layers import ChannelLayerNorm, MapLayerNorm
 
@@ -102,8 +102,8 @@ def load(target: str) -> tuple[nn.Module, tuple[int, int]]:
         resizes or crops to for a config, 800x1280 where that is COCO's 800x1333.
 
     Raises:
-        UserError: The config cannot be read, or has no model.
-        ValueError: An unknown name; the message has the nearest.
+        UserError: The config cannot be read, has no model or one that cannot be built;
+            an unknown name, the message has the nearest.
     """
     if target.endswith('.py') or '::' in target:
         return _load_config(target)
@@ -208,7 +208,7 @@ def _load_config(path: str) -> tuple[nn.Module, tuple[int, int]]:
     scope = cfg.get('default_scope') or 'mmengine'
     init_default_scope(scope)
     model_cfg = dict(cfg.model, _scope_=scope)
-    with hush():
+    with hush(), building(path):
         try:
             with torch.device('meta'):
                 model = MODELS.build(model_cfg)
