@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from mmmeta.archs.families import ARCHS
 from mmmeta.errors import UserError
-from mmmeta.weights.zoo import ARCHS
 
 WHOLE = {  # task: (folder of its config, start of the config's name)
     'retinanet': ('detection', 'retinanet'),

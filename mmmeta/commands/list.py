@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from mmmeta.weights.zoo import ARCHS, ZOO, list_models, nearest
+from mmmeta.archs.families import ARCHS
+from mmmeta.weights.zoo import ZOO, list_models, nearest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,61 +1,14 @@
-"""The families: which sizes exist, and what each is made of."""
+"""The families: a class each, whose rows are in `mmmeta.archs.families`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmmeta.archs import families as rows
+from mmmeta.archs.arch import resolve_arch
 from mmmeta.errors import InvalidValueError
-from mmmeta.models.arch import Arch, resolve_arch
 from mmmeta.models.metaformer import MetaFormer
 from mmmeta.registry import MODELS
 
-
-def _rows(base: Mapping, sizes: Mapping[str, Mapping]) -> dict[str, Arch]:
-    return {name: Arch(**{**base, **size}) for name, size in sizes.items()}
-
-
-# Depths and dimensions shared by PoolFormer and the baselines named alike
-# (2111.11418, table 1; 2210.13452, table 1).
-SIZES_12_TO_48 = {
-    's12': dict(depths=(2, 2, 6, 2), dims=(64, 128, 320, 512)),
-    's24': dict(depths=(4, 4, 12, 4), dims=(64, 128, 320, 512)),
-    's36': dict(depths=(6, 6, 18, 6), dims=(64, 128, 320, 512)),
-    'm36': dict(depths=(6, 6, 18, 6), dims=(96, 192, 384, 768)),
-    'm48': dict(depths=(8, 8, 24, 8), dims=(96, 192, 384, 768)),
-}
-# Those of ConvFormer and CAFormer (2210.13452, table 2).
-SIZES_18_TO_36 = {
-    's18': dict(depths=(3, 3, 9, 3), dims=(64, 128, 320, 512)),
-    's36': dict(depths=(3, 12, 18, 3), dims=(64, 128, 320, 512)),
-    'm36': dict(depths=(3, 12, 18, 3), dims=(96, 192, 384, 576)),
-    'b36': dict(depths=(3, 12, 18, 3), dims=(128, 256, 512, 768)),
-}
-
-# -- norms
-CHANNEL_NORM = dict(type='LN', eps=1e-6, bias=False)
-MAP_NORM = dict(type='GN', eps=1e-6, bias=False)
-UNIFORMER_NORM = dict(type='LN', eps=1e-6)
-
-# -- the baselines of 2210.13452: what all five share
-BASELINE = dict(
-    act='StarReLU',
-    mlp_bias=False,
-    layer_scale=None,
-    res_scale=(None, None, 1.0, 1.0),
-    downsample=(
-        dict(kernel_size=7, stride=4, padding=2, post_norm=CHANNEL_NORM),
-        *[dict(kernel_size=3, stride=2, padding=1, pre_norm=CHANNEL_NORM)] * 3,
-    ),
-    final_norm=None,
-    init='all',
-)
-MAP_BASELINE = dict(BASELINE, norm=MAP_NORM, out_norm=MAP_NORM)
-CHANNEL_BASELINE = dict(
-    BASELINE, norm=CHANNEL_NORM, out_norm=CHANNEL_NORM, mlp_head=True
-)
-
-IDENTITY = dict(type='Identity')
-SEP_CONV = dict(type='SepConv')
-ATTENTION = dict(type='Attention', head_dim=32)
 ATTENTION_MODES = ('global', 'window', 'hybrid')
 HYBRID_PERIOD = 4  # every fourth block of a hybrid attends to the whole map
 
@@ -67,15 +20,9 @@ class PoolFormer(MetaFormer):
     Arguments as for `MetaFormer`; arch: 's12', 's24', 's36', 'm36', 'm48'.
     """
 
-    family = 'PoolFormer'
-    # Layer scale starts at 1e-5 up to 24 blocks and at 1e-6 above.
-    archs = _rows(
-        {},
-        {
-            name: dict(size, layer_scale=1e-5 if name in ('s12', 's24') else 1e-6)
-            for name, size in SIZES_12_TO_48.items()
-        },
-    )
+    family = rows.POOLFORMER.name
+    base = rows.POOLFORMER.base
+    archs = rows.POOLFORMER.archs
 
 
 @MODELS.register_module()
@@ -85,9 +32,9 @@ class IdentityFormer(MetaFormer):
     Arguments as for `MetaFormer`; arch: 's12', 's24', 's36', 'm36', 'm48'.
     """
 
-    family = 'IdentityFormer'
-    base = dict(MAP_BASELINE, token_mixer=IDENTITY)
-    archs = _rows(base, SIZES_12_TO_48)
+    family = rows.IDENTITYFORMER.name
+    base = rows.IDENTITYFORMER.base
+    archs = rows.IDENTITYFORMER.archs
 
 
 @MODELS.register_module()
@@ -100,17 +47,9 @@ class RandFormer(MetaFormer):
     Arguments as for `MetaFormer`; arch: 's12', 's24', 's36', 'm36', 'm48'.
     """
 
-    family = 'RandFormer'
-    base = dict(
-        MAP_BASELINE,
-        token_mixer=(
-            IDENTITY,
-            IDENTITY,
-            dict(type='RandomMixing', size=14),
-            dict(type='RandomMixing', size=7),
-        ),
-    )
-    archs = _rows(base, SIZES_12_TO_48)
+    family = rows.RANDFORMER.name
+    base = rows.RANDFORMER.base
+    archs = rows.RANDFORMER.archs
 
 
 @MODELS.register_module()
@@ -120,9 +59,9 @@ class PoolFormerV2(MetaFormer):
     Arguments as for `MetaFormer`; arch: 's12', 's24', 's36', 'm36', 'm48'.
     """
 
-    family = 'PoolFormerV2'
-    base = MAP_BASELINE
-    archs = _rows(base, SIZES_12_TO_48)
+    family = rows.POOLFORMERV2.name
+    base = rows.POOLFORMERV2.base
+    archs = rows.POOLFORMERV2.archs
 
 
 @MODELS.register_module()
@@ -132,9 +71,9 @@ class ConvFormer(MetaFormer):
     Arguments as for `MetaFormer`; arch: 's18', 's36', 'm36', 'b36'.
     """
 
-    family = 'ConvFormer'
-    base = dict(CHANNEL_BASELINE, token_mixer=SEP_CONV)
-    archs = _rows(base, SIZES_18_TO_36)
+    family = rows.CONVFORMER.name
+    base = rows.CONVFORMER.base
+    archs = rows.CONVFORMER.archs
 
 
 @MODELS.register_module()
@@ -144,11 +83,9 @@ class CAFormer(MetaFormer):
     Arguments as for `MetaFormer`; arch: 's18', 's36', 'm36', 'b36'.
     """
 
-    family = 'CAFormer'
-    base = dict(
-        CHANNEL_BASELINE, token_mixer=(SEP_CONV, SEP_CONV, ATTENTION, ATTENTION)
-    )
-    archs = _rows(base, SIZES_18_TO_36)
+    family = rows.CAFORMER.name
+    base = rows.CAFORMER.base
+    archs = rows.CAFORMER.archs
 
 
 @MODELS.register_module()
@@ -171,50 +108,9 @@ class UniFormer(MetaFormer):
             an arch whose third stage has no attention to cut.
     """
 
-    family = 'UniFormer'
-    local = dict(type='SepConv', kernel_size=5, expansion=1, act='Identity', bias=True)
-    base = dict(
-        token_mixer=(
-            local,
-            local,
-            *[dict(type='Attention', head_dim=64, bias=True)] * 2,
-        ),
-        norm=(*[dict(type='BN')] * 2, *[UNIFORMER_NORM] * 2),
-        layer_scale=None,
-        downsample=(
-            dict(kernel_size=4, stride=4, post_norm=dict(type='LN', eps=1e-5)),
-            *[dict(kernel_size=2, stride=2, post_norm=dict(type='LN', eps=1e-5))] * 3,
-        ),
-        pos_embed=True,
-        out_norm=UNIFORMER_NORM,
-        final_norm=dict(type='BN'),
-        init='attention',
-    )
-    small_plus = dict(
-        depths=(3, 5, 9, 3),
-        dims=(64, 128, 320, 512),
-        downsample=(
-            dict(type='ConvStem'),
-            *[dict(kernel_size=3, stride=2, padding=1, post_norm=dict(type='BN'))] * 3,
-        ),
-    )
-    base_size = dict(depths=(5, 8, 20, 7), dims=(64, 128, 320, 512))
-    archs = _rows(
-        base,
-        {
-            'small': dict(depths=(3, 4, 8, 3), dims=(64, 128, 320, 512)),
-            'small_plus': dict(
-                small_plus,
-                token_mixer=(
-                    *[local] * 2,
-                    *[dict(type='Attention', head_dim=32, bias=True)] * 2,
-                ),
-            ),
-            'small_plus_dim64': small_plus,
-            'base': base_size,
-            'base_ls': dict(base_size, layer_scale=(None, None, 1e-6, 1e-6)),
-        },
-    )
+    family = rows.UNIFORMER.name
+    base = rows.UNIFORMER.base
+    archs = rows.UNIFORMER.archs
 
     def __init__(
         self,
@@ -266,10 +162,3 @@ FAMILIES: tuple[type[MetaFormer], ...] = (
     CAFormer,
     UniFormer,
 )
-
-# `MetaFormer` itself knows every member by family and size.
-MetaFormer.archs = {
-    f'{family.family.lower()}_{size}': arch
-    for family in FAMILIES
-    for size, arch in family.archs.items()
-}

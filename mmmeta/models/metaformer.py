@@ -20,8 +20,9 @@ from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmmeta.archs.arch import NUM_STAGES, Arch, override, per_stage, resolve_arch
+from mmmeta.archs.families import ARCHS
 from mmmeta.errors import InvalidValueError
-from mmmeta.models.arch import NUM_STAGES, Arch, override, per_stage, resolve_arch
 from mmmeta.models.layers import build_downsample, build_norm
 from mmmeta.models.mlp import Mlp
 from mmmeta.models.token_mixers import Attention, build_token_mixer
@@ -142,7 +143,7 @@ class MetaFormer(Backbone):
     Args:
         arch: For a family (`PoolFormer`, ...) the size, such as 's12'; for
             `MetaFormer` itself family and size, such as 'poolformer_s12'; or a
-            dict with the fields of `mmmeta.models.arch.Arch`.
+            dict with the fields of `mmmeta.archs.arch.Arch`.
         fork_feat: True for stage outputs, False for the last map. Default: True.
         fork_last3: Leave the first stage's output without a norm, for heads that do
             not use it (an FPN with `start_level=1`): its norm would get no
@@ -185,7 +186,7 @@ class MetaFormer(Backbone):
 
     family = 'MetaFormer'
     base: Mapping[str, Any] = {}
-    archs: dict[str, Arch] = {}  # filled by the families, see families.py
+    archs: Mapping[str, Arch] = ARCHS
 
     def __init__(
         self,

@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from mmmeta.archs.families import ARCHS, SIZES_12_TO_48
 from mmmeta.weights.errors import CheckpointError
-
-SIZES_12_TO_48 = ('s12', 's24', 's36', 'm36', 'm48')
-SIZES_18_TO_36 = ('s18', 's36', 'm36', 'b36')
 
 
 @dataclass(frozen=True)
@@ -260,7 +258,6 @@ def _uniformer() -> Iterator[Published]:
 ZOO: dict[str, Published] = {
     row.name: row for row in (*_poolformer(), *_basic(), *_common(), *_uniformer())
 }
-ARCHS: tuple[str, ...] = tuple(dict.fromkeys(row.arch for row in ZOO.values()))
 
 
 def list_models(pattern: str = '*', pretrained: bool = False) -> list[str]:

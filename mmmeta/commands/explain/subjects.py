@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmmeta.archs.families import ARCHS
 from mmmeta.commands.explain.maps import Crop, Subject, View
 from mmmeta.errors import UserError, one_line
 from mmmeta.hosts.predictor import Predictor, build_predictor, hush
 from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.locate import locate
 from mmmeta.weights.reading import read_state_dict
-from mmmeta.weights.zoo import ARCHS, ZOO, find, nearest
+from mmmeta.weights.zoo import ZOO, find, nearest
 
 TIMM = 'timm:'
 # Where the last stage is, whatever the family calls it: of ResNet, RegNet, ConvNeXt and
