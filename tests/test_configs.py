@@ -83,7 +83,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
 
 def test_the_sweep_is_complete(built):
     counts = Counter(path.split('/')[1] for path in CONFIGS)
-    assert counts == dict(detection=27, segmentation=31, classification=41)
+    fewest = dict(detection=27, segmentation=31, classification=41)
+    assert all(counts[task] >= number for task, number in fewest.items())
     assert sorted(m['Config'] for m in MODELS_LISTED) == CONFIGS
     assert sorted(built) == CONFIGS
 

