@@ -1,10 +1,10 @@
 """Write docs/model_zoo.md and the README's table from the metafiles.
 
     python tools/model_zoo.py           # write
-    python tools/model_zoo.py --check   # exit code 1 where a file is not up to date
+    python tools/model_zoo.py --check   # exit code 1 if a file is not up to date
 
-A model's figures come from its metafile; who published them, and what the model is,
-from the first line of its config's docstring: `WHAT: RESULT (SOURCE).`
+A model's figures come from its metafile; its title and the source of its figures, from
+the first line of its config's docstring: `WHAT: RESULT (SOURCE).`
 """
 
 import argparse
@@ -36,10 +36,9 @@ TITLES = {
 }
 NOTES = {
     'segmentation': (
-        "The weights of Semantic FPN are MMSegmentation's, of its own training, with "
-        '37.07, 40.36, 41.81,\n42.35 and 42.76 mIoU as it reports. The figures of '
-        'ConvFormer and CAFormer are second-hand:\nthose that MambaOut (2405.07992, '
-        'table 3) has for them.\n\n'
+        'The weights of Semantic FPN were trained by MMSegmentation, which reports '
+        '37.07, 40.36, 41.81,\n42.35 and 42.76 mIoU for them. The results of ConvFormer '
+        'and CAFormer are second-hand:\nMambaOut (2405.07992, table 3) lists them.\n\n'
     ),
 }
 METHODS = {
@@ -53,11 +52,11 @@ INTRODUCTION = """# Model zoo
 
 <!-- made by tools/model_zoo.py -->
 
-Every config, its published result and its size. The results are those that the source
-in the last column but one publishes for its own training; nothing here was measured by
-this project, and cells without a published figure are empty. The weights of the last
-column are whole models: backbones of all detectors and segmentors start from the
-ImageNet weights of the third table, by their config's `init_cfg`.
+Every config with its published result and size. The results are those that the source in
+the "published by" column reports for its own training; this project measured none of
+them, and cells without a published figure are empty. The weights in the last column are
+whole models: the backbones of all detectors and segmentors start from the ImageNet
+weights of the third table, set by `init_cfg` in their config.
 """
 
 
