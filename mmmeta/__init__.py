@@ -4,21 +4,21 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-import mmmeta_finder  # noqa: F401  for Pythons that read no .pth file of ours
+import mmmeta_finder  # noqa: F401  in case Python did not process our .pth file
 from mmmeta.version import __version__
 
 __all__ = ['__version__', 'create_model', 'list_models', 'optimize']
 
 
 def _register_with_mmengine() -> None:
-    """Make `mmmeta::` configs resolve, and `mmseg::` ones.
+    """Make `mmmeta::` and `mmseg::` configs resolve.
 
-    MMEngine looks for a distribution named mmsegmentation, and the forks' has another
-    name.
+    MMEngine looks for a distribution named mmsegmentation, but the fork's has a
+    different name.
     """
     try:
         from mmengine.config.utils import MODULE2PACKAGE
-    except Exception:  # missing or broken: `mmmeta.registry` says so, the doctor why
+    except Exception:  # missing or broken: `mmmeta.registry` reports it
         return
     MODULE2PACKAGE['mmmeta'] = 'mmmeta'
     if find_spec('mmseg'):
@@ -27,7 +27,7 @@ def _register_with_mmengine() -> None:
 
 _register_with_mmengine()
 
-# Loaded at first use: listing names must not wait for PyTorch.
+# Imported on first use: listing names must not wait for PyTorch.
 _LAZY = {
     'create_model': 'mmmeta.models.build',
     'list_models': 'mmmeta.weights.zoo',

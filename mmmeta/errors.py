@@ -1,4 +1,4 @@
-"""The errors that users see as one line: what they gave, or what is missing."""
+"""Errors that users see as one line: bad input, or something missing."""
 
 from importlib import import_module
 from types import ModuleType
@@ -9,19 +9,19 @@ class UserError(RuntimeError):
 
 
 class InvalidValueError(UserError, ValueError):
-    """An argument of the right type that is none of the values expected."""
+    """An argument has the right type but not one of the expected values."""
 
 
 class MissingLibraryError(UserError, ImportError):
-    """A library that is needed cannot be imported."""
+    """A required library cannot be imported."""
 
 
 def one_line(error: BaseException, width: int = 300) -> str:
-    """Return what an error says as one line, named by its class where it may be terse.
+    """Return an error's message as one line, with its class if the message is terse.
 
     Args:
         error: Any exception.
-        width: Length in characters from which the rest is cut off. Default: 300.
+        width: Maximum length in characters; the rest is cut off. Default: 300.
     """
     text = ' '.join(str(error).split())
     short = text if len(text) <= width else f'{text[:width]}...'

@@ -1,9 +1,9 @@
 """mmmeta's registries.
 
 `MODELS` and `HOOKS` are children of MMEngine's, so `type='mmmeta.PoolFormer'` builds
-from MMDetection, MMSegmentation, MMPretrain or plain MMEngine with no import:
-MMEngine imports `mmmeta.registry` when it meets the scope, and the registry
-imports `mmmeta.models` when it is asked for a type.
+from MMDetection, MMSegmentation, MMPretrain or plain MMEngine without an import:
+MMEngine imports `mmmeta.registry` when it sees the scope, and the registry imports
+`mmmeta.models` when a type is looked up.
 """
 
 from mmmeta.errors import MissingLibraryError
@@ -16,7 +16,7 @@ except ImportError as error:
     raise MissingLibraryError(
         'mmmeta needs MMEngine: pip install "mmmeta-backbones[onedl]" (the '
         'maintained forks of MMEngine and its libraries) or '
-        '"mmmeta-backbones[openmmlab]"; `mmmeta doctor` looks at what is installed'
+        '"mmmeta-backbones[openmmlab]"; `mmmeta doctor` checks the installation'
     ) from error
 
 MODELS = Registry(
@@ -26,7 +26,7 @@ HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='mmmeta', locations=['mmmeta.hosts.hooks']
 )
 
-# A user's mixer registers here from the user's own file:
+# Users register their own mixers here, from their own files:
 #     @TOKEN_MIXERS.register_module()
 #     class MyMixer(nn.Module):
 #         def __init__(self, dim, k=3): ...

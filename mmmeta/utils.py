@@ -1,4 +1,4 @@
-"""What MMEngine expects of a library that it takes configs and models from."""
+"""The interface that MMEngine expects of a library with configs and models."""
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:

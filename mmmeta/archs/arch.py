@@ -1,4 +1,4 @@
-"""One row of choices: everything that differs between MetaFormers."""
+"""The architecture settings: everything that differs between MetaFormers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,16 +20,16 @@ def per_stage(value: Any, name: str) -> tuple:
 
     Args:
         value: One value for all stages, or a list or tuple of four.
-        name: What it is called in the error.
+        name: Its name in the error message.
 
     Raises:
-        ValueError: A list that does not have four items.
+        ValueError: A list does not have four items.
     """
     if not isinstance(value, (list, tuple)):
         return (value,) * NUM_STAGES
     if len(value) != NUM_STAGES:
         raise InvalidValueError(
-            f'{name} needs one value or a list of {NUM_STAGES}, one a stage; '
+            f'{name} needs one value or a list of {NUM_STAGES}, one per stage; '
             f'got {len(value)}: {value}'
         )
     return tuple(value)
@@ -37,7 +37,7 @@ def per_stage(value: Any, name: str) -> tuple:
 
 @dataclass(frozen=True)
 class Arch:
-    """The choices that make one MetaFormer; a family's table has rows of them.
+    """The settings of one MetaFormer: a row in its family's table.
 
     A field marked (stage) takes one value for all stages or a list of four. The
     defaults are PoolFormer's.
@@ -45,11 +45,11 @@ class Arch:
     Attributes:
         depths: Blocks in each stage, four integers.
         dims: Channels of each stage, four integers.
-        token_mixer: (stage) Config of the token mixer, see `TOKEN_MIXERS`; a
-            stage's may be a list, which is cycled over its blocks.
+        token_mixer: (stage) Config of the token mixer, see `TOKEN_MIXERS`; if one
+            stage has a list, its blocks cycle through it.
         norm: (stage) Config of the blocks' norms, see `build_norm`.
         act: (stage) Name of the MLP's activation.
-        mlp_ratio: (stage) Hidden channels of the MLP over the stage's.
+        mlp_ratio: (stage) Ratio of the MLP's hidden channels to the stage's.
         mlp_bias: Whether the MLP's layers have biases.
         layer_scale: (stage) Initial value of the learned scale on each branch;
             None for no scale.
@@ -58,13 +58,13 @@ class Arch:
         downsample: (stage) Config for `build_downsample`; four, stem first.
         pos_embed: Whether each block begins with `x + depthwise_conv3x3(x)`.
         out_norm: Config of the norm of each dense output.
-        final_norm: Config of the norm of the last map when it goes to a
-            classifier; None where the classifier normalizes the pooled vector.
+        final_norm: Config of the last map's norm in a classifier; None if the
+            classifier normalizes the pooled vector instead.
         mlp_head: Whether the classifier has a hidden layer, four times as wide.
-        init: Which convolutions start from a normal of deviation 0.02 truncated at
-            two units, with zero biases: 'mlp' (those of the MLPs), 'attention'
-            (those of blocks with attention) or 'all'; the others start as PyTorch
-            starts them.
+        init: Which convolutions are initialized from a normal distribution with
+            standard deviation 0.02, truncated at +-2, and zero biases: 'mlp' (those
+            of the MLPs), 'attention' (those of blocks with attention) or 'all'; the
+            others keep PyTorch's initialization.
     """
 
     depths: Sequence[int]
@@ -105,24 +105,24 @@ class Arch:
 def resolve_arch(
     arch: str | Mapping, table: Mapping[str, Arch], base: Mapping, family: str
 ) -> Arch:
-    """Return the row that `arch` names or describes.
+    """Return the settings that `arch` names or describes.
 
     Args:
-        arch: A name in `table`, or a dict with fields of `Arch`; those it does
-            not give are the family's own.
-        table: The family's rows by name.
-        base: The fields that all rows of the family share.
-        family: What the family is called in errors.
+        arch: A name in `table`, or a dict with fields of `Arch`; omitted fields
+            default to the family's.
+        table: The family's settings by name.
+        base: The fields that all members of the family share.
+        family: Name of the family in errors.
 
     Raises:
-        ValueError: An unknown name or field, a missing or a wrong value.
+        ValueError: An unknown name or field, or a missing or invalid value.
         TypeError: `arch` is neither a string nor a dict.
     """
     if isinstance(arch, str):
         if arch not in table:
             raise InvalidValueError(
                 f'{family} has no arch {arch!r}; choose from {sorted(table)} or '
-                'give a dict with the same fields as a row of its table'
+                'give a dict with the fields of mmmeta.models.arch.Arch'
             )
         return table[arch]
     if not isinstance(arch, Mapping):

@@ -30,7 +30,7 @@ class Family:
         object.__setattr__(self, 'archs', rows)
 
 
-# Depths and dimensions shared by PoolFormer and the baselines named alike
+# Depths and dimensions shared by PoolFormer and the baselines with the same size names
 # (2111.11418, table 1; 2210.13452, table 1).
 SIZES_12_TO_48 = {
     's12': dict(depths=(2, 2, 6, 2), dims=(64, 128, 320, 512)),
@@ -52,7 +52,7 @@ CHANNEL_NORM = dict(type='LN', eps=1e-6, bias=False)
 MAP_NORM = dict(type='GN', eps=1e-6, bias=False)
 UNIFORMER_NORM = dict(type='LN', eps=1e-6)
 
-# -- the baselines of 2210.13452: what all five share
+# -- shared by all five baselines of 2210.13452
 BASELINE = dict(
     act='StarReLU',
     mlp_bias=False,
@@ -78,7 +78,7 @@ ATTENTION = dict(type='Attention', head_dim=32)
 POOLFORMER = Family(
     'PoolFormer',
     {},
-    # Layer scale starts at 1e-5 up to 24 blocks and at 1e-6 above.
+    # Initial layer scale: 1e-5 up to 24 blocks, 1e-6 above.
     {
         name: dict(size, layer_scale=1e-5 if name in ('s12', 's24') else 1e-6)
         for name, size in SIZES_12_TO_48.items()

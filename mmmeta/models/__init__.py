@@ -1,4 +1,4 @@
-"""Backbones and their parts; importing this registers them."""
+"""Backbones and their parts; importing this package registers them."""
 
 from mmmeta.models.families import (
     FAMILIES,

@@ -31,25 +31,25 @@ def create_model(
 
     Args:
         name: Family and size such as 'poolformer_s12', see `list_models`; with a
-            tag, such as 'caformer_s18.sail_in1k', the published weights too.
-        pretrained: Load the weights published for the name, of its first tag if it
-            has none. Default: False.
-        checkpoint: Load these instead: a path, an address, mmmeta://NAME or a state
-            dict, in any layout that `mmmeta.weights` knows, strictly.
-            Default: None.
-        num_classes: Size of the last layer. A checkpoint with another number, or with
-            no classifier, then gives all but that. Default: the published
-            checkpoint's, else 1000.
-        **backbone_kwargs: For the backbone, such as `drop_path_rate`, `with_cp`.
+            tag, such as 'caformer_s18.sail_in1k', published weights are loaded.
+        pretrained: Load the weights published under the name; without a tag, those
+            of its first tag. Default: False.
+        checkpoint: Load these weights instead, strictly: a path, a URL,
+            mmmeta://NAME or a state_dict, in any layout that `mmmeta.weights`
+            knows. Default: None.
+        num_classes: Size of the last layer. If given, a checkpoint may have another
+            number of classes or no classifier; the last layer is then new. Default:
+            the published checkpoint's, else 1000.
+        **backbone_kwargs: Passed to the backbone, e.g. `drop_path_rate`, `with_cp`.
 
     Returns:
-        An MMPretrain `ImageClassifier`; `model(images)` with normalized RGB images
-        (B, 3, H, W), float32, returns logits (B, num_classes).
+        An MMPretrain `ImageClassifier`; `model(images)` takes normalized RGB images
+        (B, 3, H, W), float32, and returns logits (B, num_classes).
 
     Raises:
-        MissingLibraryError: MMPretrain is not installed; names the extra that has it.
-        InvalidValueError: No such model, a `ValueError`; the message has the nearest.
-        CheckpointError: The weights cannot be had or do not fit.
+        MissingLibraryError: MMPretrain is not installed; names the extra to install.
+        InvalidValueError: No such model (a `ValueError`); lists the nearest names.
+        CheckpointError: The weights cannot be obtained or do not fit.
     """
     arch, _, tag = name.partition('.')
     family, size = _find_arch(arch)
@@ -60,7 +60,7 @@ def create_model(
     model = _build(family, size, num_classes or default, backbone_kwargs)
     if checkpoint is not None:
         load_classifier(model, checkpoint, new_head=num_classes is not None)
-    # A Runner calls init_weights() once more, which would draw a new head.
+    # A Runner calls init_weights() again, which would re-initialize the head.
     for module in model.modules():
         if hasattr(module, 'is_init'):
             module.is_init = True
@@ -72,13 +72,14 @@ def create_with_head(name: str, checkpoint: str) -> nn.Module:
 
     Args:
         name: Family and size such as 'poolformer_s12'.
-        checkpoint: A path, an address or mmmeta://NAME.
+        checkpoint: A path, a URL or mmmeta://NAME.
 
     Returns:
         As `create_model`.
 
     Raises:
-        CheckpointError: The weights cannot be had or do not fit, or have no classifier.
+        CheckpointError: The weights cannot be obtained, do not fit, or have no
+            classifier.
     """
     state = read_state_dict(locate(checkpoint))
     head = parse(state).outer.get('head.fc.weight')
@@ -95,7 +96,7 @@ def _find_arch(name: str) -> tuple[type[MetaFormer], str]:
     raise InvalidValueError(
         f'unknown model {name!r}'
         + (f'; nearest: {", ".join(near)}' if near else '')
-        + ". mmmeta.list_models() has all, and takes patterns such as '*former_s12'"
+        + ". mmmeta.list_models() lists all and takes patterns such as '*former_s12'"
     )
 
 
@@ -111,7 +112,7 @@ def classifier_config(
         family: A member of `mmmeta.models.FAMILIES`.
         arch: As for the family.
         num_classes: Size of the last layer. Default: 1000.
-        **backbone_kwargs: For the backbone.
+        **backbone_kwargs: Passed to the backbone.
     """
     backbone = dict(
         type=f'mmmeta.{family.__name__}', arch=arch, fork_feat=False, **backbone_kwargs
@@ -156,12 +157,12 @@ def _build(
         ) from error
     except Exception as error:
         raise MissingLibraryError(
-            f'mmpretrain cannot be imported ({error}); its multimodal models, loaded '
-            'where transformers is installed, do not work with transformers 5: '
-            'remove it or install an older one'
+            f'mmpretrain cannot be imported ({error}); if transformers is installed, '
+            'it loads multimodal models, which do not work with transformers 5: '
+            'remove it or install an older version'
         ) from error
     config = classifier_config(family, size, num_classes, **kwargs)
-    # The scope is given, else a Runner's default scope would be searched.
+    # Without an explicit scope, a Runner's default scope would be searched.
     model = MODELS.build(dict(config, _scope_='mmpretrain'))
     trunc_normal_(model.head.fc.weight, std=0.02)
     nn.init.zeros_(model.head.fc.bias)

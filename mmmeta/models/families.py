@@ -10,7 +10,7 @@ from mmmeta.models.metaformer import MetaFormer
 from mmmeta.registry import MODELS
 
 ATTENTION_MODES = ('global', 'window', 'hybrid')
-HYBRID_PERIOD = 4  # every fourth block of a hybrid attends to the whole map
+HYBRID_PERIOD = 4  # in 'hybrid' every fourth block attends to the whole map
 
 
 @MODELS.register_module()
@@ -39,10 +39,10 @@ class IdentityFormer(MetaFormer):
 
 @MODELS.register_module()
 class RandFormer(MetaFormer):
-    """RandFormer (2210.13452; sail-sg/metaformer): frozen random mixing, late.
+    """RandFormer (2210.13452; sail-sg/metaformer): frozen random mixing in late stages.
 
-    Takes any size; equal to the reference at 224x224, the one size that takes.
-    See `RandomMixing` for the choice at other sizes and what it costs.
+    Takes any size; equal to the reference at 224x224, the only size that supports.
+    See `RandomMixing` for the options at other sizes and their cost.
 
     Arguments as for `MetaFormer`; arch: 's12', 's24', 's36', 'm36', 'm48'.
     """
@@ -95,17 +95,17 @@ class UniFormer(MetaFormer):
     Args:
         arch: 'small', 'small_plus', 'small_plus_dim64', 'base', 'base_ls'; or a
             dict.
-        attention: What stage 3 attends to: 'global' the whole map, 'window' windows
-            of `window_size`, 'hybrid' windows but for every fourth block. Changes
-            no parameter: weights trained in one mode can be used in another.
+        attention: What stage 3 attends to: 'global', the whole map; 'window', windows
+            of `window_size`; 'hybrid', windows except in every fourth block. The
+            parameters are the same: weights trained in one mode work in another.
             Default: 'global'.
         window_size: Side of the windows in positions (16 pixels each). Default: 14.
-        **kwargs: As for `MetaFormer`. `token_mixer` replaces what the other two
-            say.
+        **kwargs: As for `MetaFormer`. `token_mixer` overrides `attention` and
+            `window_size`.
 
     Raises:
-        ValueError: As for `MetaFormer`; an unknown mode, a window that is not positive,
-            an arch whose third stage has no attention to cut.
+        ValueError: As for `MetaFormer`; an unknown mode, a window size that is not
+            positive, or an arch without attention in its third stage.
     """
 
     family = rows.UNIFORMER.name
@@ -128,11 +128,11 @@ class UniFormer(MetaFormer):
 
 
 def _with_windows(mixers: tuple, attention: str, window_size: int) -> tuple:
-    """Return the mixers of the four stages, the third's within windows as asked.
+    """Return the mixers of the four stages, with windows in the third if requested.
 
     Raises:
-        ValueError: An unknown mode, a window that is not positive, or no attention in
-            the third stage that could have windows.
+        ValueError: An unknown mode, a window size that is not positive, or no
+            attention in the third stage.
     """
     if attention not in ATTENTION_MODES:
         raise InvalidValueError(

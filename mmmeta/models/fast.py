@@ -1,13 +1,13 @@
-"""The block of `metaformer.py` for plain inference on a CPU, with the same parameters.
+"""A faster block for plain inference on a CPU, with `MetaFormerBlock`'s parameters.
 
-It gives the same numbers by fewer sweeps over memory: oneDNN takes the pointwise
-convolutions as matrix products, with the activation behind them in one operator, and
-what comes after is written into maps that only this file has seen. Nothing is cached,
-so nothing goes stale. `docs/performance.md` says what that brings.
+It computes the same results with fewer passes over memory: oneDNN computes pointwise
+convolutions as matrix products fused with the following activation, and later steps
+are done in place on maps created here. Nothing is cached, so nothing becomes stale.
+`docs/performance.md` has the measurements.
 
-When it may act is said in `mmmeta.ops.guards`; the classes it knows are in `KNOWN`.
-Anything else (a hook, a layer of the user's own, gradients, tracing, ...) goes through
-`MetaFormerBlock`, and `fast=False` builds that.
+The guards in `mmmeta.ops.guards` decide when it may run; `KNOWN` lists the classes it
+can replace. Everything else (hooks, custom layers, gradients, tracing, ...) falls back
+to `MetaFormerBlock`, which `fast=False` builds in the first place.
 """
 
 import torch
@@ -29,7 +29,7 @@ from mmmeta.ops import guards, onednn
 
 
 class FastBlock(MetaFormerBlock):
-    """A `MetaFormerBlock` that is faster where nobody can tell the difference."""
+    """A `MetaFormerBlock` that takes a fast path where the results are the same."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._may_act(x):
@@ -66,9 +66,9 @@ POST_OPS = {nn.GELU: 'gelu', nn.SiLU: 'swish', nn.Identity: 'none'}
 
 
 def has_usual_layers(block: MetaFormerBlock) -> bool:
-    """Whether what the functions here take apart is still made of what it was built of.
+    """Whether the layers that the fast path replaces still have their original types.
 
-    A norm, an activation or a mixer without convolutions may be any.
+    Norms, activations and mixers without convolutions may be of any type.
     """
     mixer, mlp = block.token_mixer, block.mlp
     if type(mlp) is not Mlp or type(block.drop_path) not in (DropPath, nn.Identity):
@@ -81,7 +81,7 @@ def has_usual_layers(block: MetaFormerBlock) -> bool:
 
 
 def mix(mixer: nn.Module, x: Tensor) -> tuple[Tensor, bool]:
-    """Return mixer(x), and whether nobody else holds that map."""
+    """Return mixer(x), and whether that map may be overwritten."""
     if type(mixer) is SepConv:
         y = mixer.dwconv(activated(mixer.act1, mixer.pwconv1, x))
         return pointwise(mixer.pwconv2, y), True
@@ -101,7 +101,7 @@ def residual(
     layer_scale: Tensor | None,
     overwrite: bool,
 ) -> Tensor:
-    """Return `res_scale * x + layer_scale * branch`, in the memory of `branch` or not.
+    """Return `res_scale * x + layer_scale * branch`, computed in place if allowed.
 
     Args:
         x: (B, C, H, W).
@@ -134,21 +134,21 @@ def activated(act: nn.Module, conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def fusable(act: nn.Module) -> str | None:
-    """Return oneDNN's name of an activation, None where it has none that is equal."""
+    """Return oneDNN's name of an activation, or None if it has no equal one."""
     if type(act) is nn.GELU and act.approximate != 'none':
         return None
     return POST_OPS.get(type(act))
 
 
 def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return conv(x), of a pointwise one by oneDNN's operator."""
+    """Return conv(x), computed by oneDNN's operator if `conv` is pointwise."""
     if not is_pointwise(conv):
         return conv(x)
     return onednn.pointwise(x, conv.weight, conv.bias)
 
 
 def is_pointwise(conv: nn.Conv2d) -> bool:
-    """Whether a convolution looks at one position and all channels."""
+    """Whether a convolution is 1x1, dense and unpadded, with stride 1."""
     return (
         conv.weight.shape[2:] == (1, 1)
         and conv.stride == (1, 1)

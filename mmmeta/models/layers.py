@@ -32,7 +32,7 @@ class ChannelLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        # A view in channels_last memory, where layer_norm's kernel is at home.
+        # No copy for channels_last maps, which layer_norm can then read directly.
         x = x.permute(0, 2, 3, 1)
         x = F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
@@ -82,7 +82,7 @@ def build_norm(cfg: Mapping | None, dim: int) -> nn.Module:
         dim: Number of channels C.
 
     Raises:
-        ValueError: An unknown type or a missing one.
+        ValueError: The type is unknown or missing.
     """
     if cfg is None:
         return nn.Identity()
@@ -101,7 +101,7 @@ FLOAT16_MAX = torch.finfo(torch.float16).max
 class StarReLU(nn.Module):
     """`scale * relu(x) ** 2 + bias` with two learned scalars (2210.13452, eq. 3).
 
-    In float16 the result is clipped to the finite range; training so warns once.
+    In float16 the result is clipped to the finite range; training in it warns once.
 
     Args:
         scale: Initial scale. Default: 1.0, as in the reference.
@@ -117,20 +117,20 @@ class StarReLU(nn.Module):
         x = F.relu(x)
         if x.dtype != torch.float16:
             return torch.addcmul(self.bias, self.scale, x.square())
-        # The square of anything over 255 is infinite in float16, and the layer behind
-        # would make NaN of it: square in float32, and come back to the finite range.
+        # Squares of values above 255 overflow in float16 and become NaN in the next
+        # layer: square in float32 and clip to the finite range.
         if self.training and not torch.compiler.is_compiling():
             _warn_of_float16()
         x = torch.addcmul(self.bias.float(), self.scale.float(), x.float().square())
         return x.clamp(-FLOAT16_MAX, FLOAT16_MAX).to(torch.float16)
 
 
-@functools.cache  # once a process
+@functools.cache  # once per process
 def _warn_of_float16() -> None:
     warnings.warn(
-        'StarReLU squares its input, and float16 ends at 65504: what is beyond is '
-        'clipped. Large models are known to diverge so; bfloat16 (AmpOptimWrapper with '
-        "dtype='bfloat16') has the range",
+        'StarReLU squares its input and clips it at 65504, the largest float16. Large '
+        'models are known to diverge in float16; use bfloat16 instead '
+        "(AmpOptimWrapper with dtype='bfloat16')",
         stacklevel=3,
     )
 
@@ -154,7 +154,7 @@ def build_act(name: str) -> nn.Module:
 
 
 class Downsample(nn.Module):
-    """The convolution in front of a stage, with a norm before or after it.
+    """The downsampling convolution of a stage, with a norm before or after it.
 
     Args:
         in_dim: Number of input channels.
@@ -190,7 +190,7 @@ class ConvStem(nn.Module):
 
     Args:
         in_dim: Number of input channels.
-        out_dim: Number of output channels; half as many after the first one.
+        out_dim: Number of output channels; the first convolution has half as many.
     """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
@@ -213,10 +213,10 @@ DOWNSAMPLES: dict[str, type[nn.Module]] = {
 
 
 def build_downsample(cfg: Mapping, in_dim: int, out_dim: int) -> nn.Module:
-    """Build the module in front of a stage.
+    """Build the downsampling module of a stage.
 
     Args:
-        cfg: Keywords of `Downsample`, or `dict(type='ConvStem')`.
+        cfg: Arguments of `Downsample`, or `dict(type='ConvStem')`.
         in_dim: Number of input channels.
         out_dim: Number of output channels.
 

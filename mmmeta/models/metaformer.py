@@ -1,4 +1,4 @@
-"""The MetaFormer backbone: one architecture, a row of choices for each member.
+"""The MetaFormer backbone: one architecture, with settings for each member.
 
     image (B, 3, H, W)
       -> for each stage i of 4: downsample -> depth_i x block -> [norm_i] -> out_i
@@ -31,18 +31,19 @@ from mmmeta.ops.layout import hand_on, take_in
 from mmmeta.registry import MODELS
 from mmmeta.weights.loading import Backbone
 
-MIN_SIZE = 32  # the total stride: a smaller image leaves no position in stage 4
+MIN_SIZE = 32  # the total stride: smaller images have no position left in stage 4
 
 
 class MetaFormerBlock(nn.Module):
-    """A token mixer and an MLP, each behind a norm and beside a shortcut.
+    """A token mixer and an MLP, each with a norm before it and a shortcut around it.
 
     Args:
-        arch: The row of choices.
+        arch: The architecture settings.
         stage: Index of the stage, 0 to 3.
         index: Index of the block in its stage.
         drop_path: Probability that a branch is dropped for a sample. Default: 0.
-        recompute_mlp: Keep no hidden map for the backward pass. Default: False.
+        recompute_mlp: Recompute the MLP's hidden maps in the backward pass instead of
+            keeping them. Default: False.
     """
 
     def __init__(
@@ -90,15 +91,15 @@ def scaled(x: Tensor, scale: Tensor | None) -> Tensor:
 
 
 class MetaFormerStage(nn.Module):
-    """A downsampling and the blocks behind it.
+    """A downsampling layer followed by blocks.
 
     Args:
-        arch: The row of choices.
+        arch: The architecture settings.
         stage: Index of the stage, 0 to 3.
         in_dim: Number of input channels.
-        drop_path: Drop rate of each block, `depths[stage]` of them.
-        with_cp: How many blocks, from the first, recompute their activations in
-            the backward pass instead of keeping them.
+        drop_path: Drop rate of each of the `depths[stage]` blocks.
+        with_cp: How many blocks, counted from the first, recompute their
+            activations in the backward pass instead of keeping them.
         recompute_mlp: As for `MetaFormerBlock`.
         block: Class of the blocks. Default: `MetaFormerBlock`.
     """
@@ -137,51 +138,50 @@ class MetaFormer(Backbone):
 
     Takes images (B, 3, H, W) with H, W >= 32, divisible by 32 or not, and returns
     a tuple of maps. With `fork_feat`, feature i is (B, dims[i], H_i, W_i) at
-    stride 4, 8, 16, 32, in contiguous memory; without, the one last map,
-    normalized where the family's classifier expects that.
+    stride 4, 8, 16, 32 (`mmmeta.ops.layout` decides the memory format); without,
+    only the last map, normalized if the family's classifier expects that.
 
     Args:
         arch: For a family (`PoolFormer`, ...) the size, such as 's12'; for
-            `MetaFormer` itself family and size, such as 'poolformer_s12'; or a
+            `MetaFormer` itself, family and size, such as 'poolformer_s12'; or a
             dict with the fields of `mmmeta.archs.arch.Arch`.
         fork_feat: True for stage outputs, False for the last map. Default: True.
-        fork_last3: Leave the first stage's output without a norm, for heads that do
-            not use it (an FPN with `start_level=1`): its norm would get no
-            gradient, which DDP rejects. None: what the environment variable
-            FORK_LAST3 says (1 or 0; unset is 0). Default: None.
-        out_indices: Stages to return with `fork_feat`, ascending, negative ones from
-            the end. Norms exist only for these, and stages behind the last of
-            these are not built. Default: (0, 1, 2, 3).
+        fork_last3: Do not normalize the first stage's output, for heads that do not
+            use it (an FPN with `start_level=1`): its norm would get no gradient,
+            which DDP rejects. None reads the environment variable FORK_LAST3 (1 or
+            0; unset means 0). Default: None.
+        out_indices: Stages to return with `fork_feat`, ascending; negative indices
+            count from the end. Norms exist only for these, and later stages are not
+            built. Default: (0, 1, 2, 3).
         out_norm: Normalize the outputs. Default: True.
-        token_mixer: Config of a registered token mixer, or a list of four, one a
-            stage, instead of the arch's. Default: None.
+        token_mixer: Config of a registered token mixer, or a list of four, one per
+            stage, to replace the arch's. Default: None.
         norm_cfg: Config of the blocks' norms (see `build_norm`), or a list of four,
-            instead of the arch's. Default: None.
-        in_channels: Channels of the images. A pretrained stem for 3 is summed for 1,
-            so that a gray image gives what its RGB copy would, and repeated and
-            rescaled for more. Default: 3.
+            to replace the arch's. Default: None.
+        in_channels: Channels of the images. A pretrained 3-channel stem is summed
+            for 1 channel, so that a gray image gives the same result as its RGB
+            copy, and repeated and rescaled for other numbers. Default: 3.
         drop_path_rate: Drop rate of the last block's branches; the rate grows
-            linearly from 0 at the first. Default: 0.0.
+            linearly from 0 at the first block. Default: 0.0.
         frozen_stages: -1 trains everything; 0 freezes the stem (the downsampling of
             the first stage); k > 0 freezes the stem and the first k stages.
-            Output norms, which no classifier has trained, are never frozen.
-            Default: -1.
+            Output norms are not pretrained and never frozen. Default: -1.
         norm_eval: Keep batch norms in evaluation mode while training.
             Default: False.
         with_cp: Recompute block activations in the backward pass to save memory:
-            True for all blocks, or four counts of blocks, one a stage.
+            True for all blocks, or four numbers of blocks, one per stage.
             Default: False.
-        recompute_mlp: Recompute only the hidden maps of the MLPs, most of what a
-            training step keeps, at a fraction of the time. Default: False.
-        fast: Let plain inference on a CPU go through `mmmeta.models.fast`, with the
-            same parameters and results. False builds the plain blocks. None: what the
-            environment variable MMMETA_FAST says (1 or 0; unset is 1). Default: None.
+        recompute_mlp: Recompute only the hidden maps of the MLPs, which are most of
+            what training keeps, in a fraction of the time. Default: False.
+        fast: Use `mmmeta.models.fast` for plain inference on a CPU, with the same
+            parameters and results. False builds the plain blocks. None reads the
+            environment variable MMMETA_FAST (1 or 0; unset means 1). Default: None.
         init_cfg: MMEngine's initialization config.
             `dict(type='Pretrained', checkpoint=...)` loads strictly, in any layout
             that `mmmeta.weights` knows. Default: None.
 
     Raises:
-        ValueError: An unknown arch or a wrong value; the message has the choices.
+        ValueError: An unknown arch or an invalid value; the message lists the choices.
     """
 
     family = 'MetaFormer'
@@ -271,7 +271,7 @@ class MetaFormer(Backbone):
             self.add_module(f'norm{i}', build_norm(cfg, self.arch.dims[i]))
 
     def reset_parameters(self) -> None:
-        """Draw new weights as the reference does (`Arch.init`)."""
+        """Initialize the weights as the reference does (`Arch.init`)."""
         blocks = [block for stage in self.stages for block in stage.blocks]
         roots: dict[str, list[nn.Module]] = {
             'mlp': [block.mlp for block in blocks],
@@ -327,12 +327,12 @@ class MetaFormer(Backbone):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return a parameter's layer for layer-wise learning rate decay.
 
-        The stem is layer 0, every block a layer of its own (a downsampling belongs
-        to the block behind it), norms of the outputs and heads come last.
+        The stem is layer 0, every block is a layer (a downsampling belongs to the
+        block after it), and output norms and heads are the last layer.
 
         Args:
             param_name: The parameter's name in the model.
-            prefix: The backbone's prefix in it, such as 'backbone.'.
+            prefix: The backbone's prefix in that name, such as 'backbone.'.
 
         Returns:
             The layer's index and the number of layers.
@@ -369,13 +369,13 @@ def _blocks_to_checkpoint(with_cp: bool | Sequence[int], arch: Arch) -> tuple:
 def _block_class(fast: bool) -> type[MetaFormerBlock]:
     if not fast:
         return MetaFormerBlock
-    from mmmeta.models.fast import FastBlock  # which builds on this file
+    from mmmeta.models.fast import FastBlock  # imports this file
 
     return FastBlock
 
 
 def _read_switch(variable: str, value: bool | None, default: bool) -> bool:
-    """Return `value`, or for None what an environment variable says."""
+    """Return `value`, or the setting of an environment variable if it is None."""
     if value is not None:
         return bool(value)
     text = os.environ.get(variable, '').strip().lower()
@@ -391,11 +391,11 @@ def _read_switch(variable: str, value: bool | None, default: bool) -> bool:
 
 
 def check_images(x: Tensor, channels: int) -> None:
-    """Raise ValueError for what are not images (B, channels, H, W) with H, W >= 32."""
+    """Raise ValueError unless `x` is images (B, channels, H, W) with H, W >= 32."""
     if x.dim() != 4 or x.shape[1] != channels:
         raise InvalidValueError(
             f'expected images of shape (B, {channels}, H, W), got {tuple(x.shape)}; '
-            'the backbone argument in_channels says how many channels images have'
+            'set the number of channels with the backbone argument in_channels'
         )
     if not x.is_floating_point():
         raise InvalidValueError(
@@ -405,6 +405,6 @@ def check_images(x: Tensor, channels: int) -> None:
     if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
         raise InvalidValueError(
             f'expected images of at least {MIN_SIZE}x{MIN_SIZE} pixels, got '
-            f'{x.shape[2]}x{x.shape[3]} (HxW): the backbone reduces them by '
+            f'{x.shape[2]}x{x.shape[3]} (HxW): the backbone has stride '
             f'{MIN_SIZE}; resize or pad them'
         )

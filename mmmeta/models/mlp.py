@@ -8,11 +8,11 @@ from mmmeta.models.layers import build_act
 class Mlp(nn.Module):
     """Two pointwise layers with an activation between them (2111.11418, eq. 3).
 
-    1x1 convolutions: on a CPU they are twice as fast as `nn.Linear` here.
+    They are 1x1 convolutions, which are twice as fast as `nn.Linear` here on a CPU.
 
     Args:
         dim: Number of input and output channels C.
-        ratio: Hidden channels over C. Default: 4.
+        ratio: Ratio of hidden channels to C. Default: 4.
         act: Name of the activation. Default: 'GELU'.
         bias: Whether both layers have a bias. Default: True.
     """

@@ -1,4 +1,4 @@
-"""What stands between the last map and the last layer of a classifier."""
+"""The layers between the last map and the last layer of a classifier."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ class MetaFormerNeck(nn.Module):
     """Pooling, a layer norm and, with `ratio`, a hidden layer (2210.13452).
 
     The MetaFormer baselines normalize the pooled vector; ConvFormer and CAFormer
-    have a hidden layer with squared ReLU behind it (sail-sg/metaformer, `MlpHead`).
-    The last linear layer is the host library's, MMPretrain's `LinearClsHead`.
+    then have a hidden layer with squared ReLU (sail-sg/metaformer, `MlpHead`).
+    The last linear layer is MMPretrain's `LinearClsHead`.
 
     Args:
         dim: Channels C of the last map.
-        ratio: Hidden features over C; None for no hidden layer. Default: None.
+        ratio: Ratio of hidden features to C; None for no hidden layer. Default: None.
         dropout: Drop rate of the hidden features in training. Default: 0.0.
     """
 
@@ -38,7 +38,7 @@ class MetaFormerNeck(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor]:
-        """Return a vector (B, out_dim) of the last map (B, C, H, W), in a tuple."""
+        """Return a vector (B, out_dim) for the last map (B, C, H, W), in a tuple."""
         x = self.norm(maps[-1].mean((2, 3)))
         if self.fc1 is not None:
             x = self.mlp_norm(F.relu(self.fc1(x)).square())

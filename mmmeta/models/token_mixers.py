@@ -1,7 +1,7 @@
-"""Token mixers: what differs between the members of the MetaFormer family.
+"""Token mixers, the main difference between the members of the MetaFormer family.
 
-A token mixer is an `nn.Module` built with the stage's channels as `dim` and the
-rest of its config as keywords; it maps (B, C, H, W) to (B, C, H, W).
+A token mixer is an `nn.Module` built with the stage's channels as `dim` and the rest
+of its config as keyword arguments; it maps (B, C, H, W) to (B, C, H, W).
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,17 @@ def build_token_mixer(cfg: Mapping, dim: int) -> nn.Module:
     """Build a registered token mixer for `dim` channels.
 
     Raises:
-        ValueError: No such mixer; the message names those there are.
+        ValueError: No such mixer; the message lists the registered ones.
     """
     kind = cfg.get('type')
     if isinstance(kind, str) and TOKEN_MIXERS.get(kind) is None:
         raise InvalidValueError(
             f'unknown token mixer {kind!r}; registered are '
-            f'{sorted(TOKEN_MIXERS.module_dict)}. A mixer of your own needs '
+            f'{sorted(TOKEN_MIXERS.module_dict)}. Register your own mixer with '
             '@TOKEN_MIXERS.register_module() (from mmmeta.registry) and, in a '
-            'config, its file in custom_imports'
+            'config, name its file in custom_imports'
         )
-    # The scope is given, else the host library's default scope would be searched.
+    # Without an explicit scope, the host library's default scope would be searched.
     return TOKEN_MIXERS.build(dict(cfg, dim=dim, _scope_='mmmeta'))
 
 
@@ -37,7 +37,7 @@ def build_token_mixer(cfg: Mapping, dim: int) -> nn.Module:
 class Pooling(nn.Module):
     """Average pooling minus the input (2111.11418, eq. 4).
 
-    The border is averaged over the positions inside the image only.
+    At the border, only positions inside the image are averaged.
 
     Args:
         dim: Number of channels; unused, pooling has no parameters.
@@ -84,9 +84,9 @@ class RandomMixing(nn.Module):
     Args:
         dim: Number of channels; unused, the matrix is shared by all.
         size: Side of the square of tokens that the matrix is for.
-        resize: What happens at other sizes. 'window' applies the matrix to windows
-            of size x size tokens, zero padded and cropped: no memory beyond the
-            matrix. 'resample' interpolates it to the (H*W, H*W) of the input, rows
+        resize: What to do at other sizes. 'window' applies the matrix to windows of
+            size x size tokens, zero-padded and cropped: it needs no memory beyond the
+            matrix. 'resample' interpolates it to the input's (H*W, H*W), with rows
             summing to one: 4 * (H*W)**2 bytes in each block, 70 MB for 4200 tokens
             (stage 3 of 800x1344). Default: 'window'.
     """
@@ -99,7 +99,7 @@ class RandomMixing(nn.Module):
             )
         self.size = size
         self.resize = resize
-        # A buffer: it has no gradient, and no optimizer ever touches it.
+        # A buffer has no gradient, and optimizers do not update it.
         matrix = torch.rand(size**2, size**2).softmax(-1)
         self.register_buffer('random_matrix', matrix)
 
@@ -137,8 +137,8 @@ class SepConv(nn.Module):
     Args:
         dim: Number of channels C.
         kernel_size: Side of the depthwise kernel in positions, odd. Default: 7.
-        expansion: Hidden channels over C. Default: 2.
-        act: Name of the activation behind the first layer. Default: 'StarReLU'.
+        expansion: Ratio of hidden channels to C. Default: 2.
+        act: Name of the activation after the first layer. Default: 'StarReLU'.
         bias: Whether the three layers have biases. Default: False.
     """
 
@@ -172,16 +172,16 @@ class SepConv(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention, over all positions or within windows.
 
-    `scaled_dot_product_attention` never holds the matrix of scores in memory.
-    Windows are those of UniFormer's dense models: the map is padded with zeros at
-    its right and lower border, and padded positions are attended to like others.
+    `scaled_dot_product_attention` never materializes the matrix of scores.
+    Windows work as in UniFormer's dense models: the map is padded with zeros at its
+    right and bottom border, and padded positions are attended to like others.
 
     Args:
         dim: Number of channels C, a multiple of `head_dim`.
         head_dim: Channels of each head. Default: 32.
         bias: Whether the two linear layers have biases. Default: False.
         window_size: Side of the windows in positions; None attends to the whole
-            map. It changes no parameter. Default: None.
+            map. The parameters are the same. Default: None.
     """
 
     def __init__(
@@ -224,9 +224,9 @@ class Attention(nn.Module):
 
 
 def pad_to_multiple(x: Tensor, size: int) -> Tensor:
-    """Pad (B, C, H, W) with zeros at the right and lower border."""
+    """Pad (B, C, H, W) with zeros at the right and bottom border."""
     bottom, right = -x.shape[2] % size, -x.shape[3] % size
-    # One graph for every size, where graphs are made; else no needless copy.
+    # When compiling, one graph for every size; else no needless copy.
     if torch.compiler.is_compiling() or bottom or right:
         return F.pad(x, (0, right, 0, bottom))
     return x
@@ -236,8 +236,8 @@ def partition(x: Tensor, size: int | None) -> Tensor:
     """Cut a map into windows of tokens.
 
     Args:
-        x: (B, C, H, W); padded with zeros where `size` does not divide it.
-        size: Side of a window; None for one window that is the whole map.
+        x: (B, C, H, W); padded with zeros if `size` does not divide H and W.
+        size: Side of a window; None for one window that covers the whole map.
 
     Returns:
         (B * windows, tokens of a window, C).
@@ -251,15 +251,15 @@ def partition(x: Tensor, size: int | None) -> Tensor:
 
 
 def merge(tokens: Tensor, size: int | None, shape: Sequence[int]) -> Tensor:
-    """Put windows of tokens together again: the inverse of `partition`.
+    """Reassemble windows of tokens into a map: the inverse of `partition`.
 
     Args:
         tokens: (B * windows, tokens of a window, C).
         size: Side of a window, or None.
-        shape: (B, any, H, W) of the map that was cut.
+        shape: (B, any, H, W), the shape of the original map.
 
     Returns:
-        (B, C, H, W), without what was padded.
+        (B, C, H, W), without the padding.
     """
     batch, _, height, width = shape
     dim = tokens.shape[-1]
