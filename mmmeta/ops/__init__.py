@@ -1,1 +1,1 @@
-"""Fast paths, each beside the plain modules that it replaces."""
+"""Operators and guards for the fast paths, recomputation and memory layout."""

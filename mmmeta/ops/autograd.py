@@ -1,4 +1,4 @@
-"""Modules whose maps are computed again in the backward pass instead of kept."""
+"""Recomputing the maps of modules in the backward pass instead of keeping them."""
 
 import threading
 
@@ -11,26 +11,26 @@ from mmmeta.ops.guards import in_transform
 
 
 def run_modules(x: Tensor, *modules: nn.Module) -> Tensor:
-    """Return what the modules, one behind the other, make of x."""
+    """Return the result of applying the modules to x in sequence."""
     for module in modules:
         x = module(x)
     return x
 
 
 def recompute(x: Tensor, *modules: nn.Module) -> Tensor:
-    """Return `run_modules(x, *modules)`, keeping x for the backward pass alone.
+    """Return `run_modules(x, *modules)`, keeping only x for the backward pass.
 
-    That pass runs the modules once more as they were in this call: with its parameters,
-    be they the modules' own or lent by `torch.func.functional_call`, with copies of its
-    buffers, so that a batch norm counts each batch once, and in its mode. Within
-    `torch.func`'s transforms nothing is recomputed.
+    The backward pass runs the modules again in the state of this call: with the same
+    parameters, whether the modules' own or passed by `torch.func.functional_call`, with
+    copies of the buffers, so that batch norms update their statistics only once, and in
+    the same mode. Within `torch.func`'s transforms nothing is recomputed.
 
     Args:
         x: (B, C, H, W).
         modules: As for `run_modules`.
 
     Raises:
-        RuntimeError: In the backward pass, if a parameter was changed in place since.
+        RuntimeError: In the backward pass, if a parameter was since changed in place.
     """
     if not torch.is_grad_enabled():
         return run_modules(x, *modules)
@@ -42,17 +42,17 @@ def recompute(x: Tensor, *modules: nn.Module) -> Tensor:
     return checkpoint(again, x, use_reentrant=False)
 
 
-_LENDING = threading.RLock()  # modules have one place for each tensor
+_SWAPPING = threading.RLock()  # functional_call swaps the modules' tensors
 
 
 class _Again:
-    """Runs modules as they are at first, and then as they were at first."""
+    """Runs modules normally at first, and then again in the state of the first run."""
 
     def __init__(self, chain: nn.Sequential) -> None:
         self.chain = chain
         self.first = True
-        # A tensor may have several names, and be lent under each. FSDP itself puts the
-        # parameters of the modules it wraps in their places, at each run.
+        # A shared tensor has several names and is swapped under each. FSDP restores the
+        # parameters of the modules it wraps by itself, at each run.
         own = (
             () if _is_sharded(chain) else chain.named_parameters(remove_duplicate=False)
         )
@@ -71,8 +71,8 @@ class _Again:
                 raise RuntimeError(
                     f'the parameter {name} of {[type(m).__name__ for m in self.chain]} '
                     'was changed in place between the forward and the backward pass, '
-                    'which computes the layers again with it: call backward() before '
-                    'the optimizer steps, or do without recompute_mlp and with_cp'
+                    'which recomputes the layers with it: call backward() before the '
+                    'optimizer step, or disable recompute_mlp and with_cp'
                 )
         modes_now = [(module, module.training) for module, _ in self.modes]
         _set_modes(self.modes)
@@ -83,13 +83,13 @@ class _Again:
 
     def _run(self, x: Tensor) -> Tensor:
         own = dict(self.chain.named_parameters(remove_duplicate=False))
-        lent = {
+        swapped = {
             name: p for name, p in self.parameters.items() if own.get(name) is not p
         }
-        tensors = {**lent, **self.buffers}
+        tensors = {**swapped, **self.buffers}
         if not tensors:
             return self.chain(x)
-        with _LENDING:
+        with _SWAPPING:
             return functional_call(self.chain, tensors, (x,), tie_weights=False)
 
 

@@ -1,16 +1,16 @@
-"""When functions may stand in for modules: one rule, and a list of what is known.
+"""The guards: when functions may replace modules, and which modules.
 
-A fast path gives the numbers of the modules it passes over only while these are what
-the package built and nobody looks inside. So it may act
+A fast path computes the results of the modules it replaces only if these are as the
+package built them and nothing observes them. So it is allowed
 
 - in plain eager inference: without gradients, autocast, compilation, tracing, export,
   dispatch or function modes, `torch.func`'s transforms or forward-mode AD;
-- in the place of modules whose class is exactly one that the fast path names, with
-  that class's own methods, without hooks, and with plain, contiguous parameters in the
-  input's dtype;
-- on a plain tensor on the CPU, in channels_last memory and not empty.
+- for modules whose class is exactly one that the fast path lists, with that class's
+  own methods, without hooks, and with plain, contiguous parameters in the input's
+  dtype;
+- for a plain, non-empty tensor on the CPU in channels_last memory.
 
-Everything else, also whatever is not known here, goes through the plain modules.
+Everything else falls back to the plain modules.
 """
 
 import functools
@@ -33,23 +33,23 @@ Originals = dict[type[nn.Module], tuple]
 
 
 def remember(types: Iterable[type[nn.Module]]) -> Originals:
-    """Return the classes with their methods as they are now, for `may_stand_in`."""
+    """Return the classes with their current methods, for `may_stand_in`."""
     return {kind: _methods(kind) for kind in types}
 
 
 def may_stand_in(root: nn.Module, x: Tensor, known: Originals) -> bool:
-    """Whether functions on `x` may do what `root` and the modules in it do.
+    """Whether functions may replace `root` and the modules in it for the input `x`.
 
     Args:
-        root: The module that is passed over.
+        root: The module to replace.
         x: Its input, (B, C, H, W).
-        known: The classes that the functions know, from `remember`.
+        known: The classes that the functions can replace, from `remember`.
     """
     return _in_plain_inference() and _is_plain_map(x) and are_untouched(root, known, x)
 
 
 def _in_plain_inference() -> bool:
-    """Whether nothing but eager inference goes on: nobody differentiates or traces."""
+    """Whether this is plain eager inference, without gradients or tracing."""
     return not (
         torch.compiler.is_compiling()
         or torch.is_grad_enabled()
@@ -71,9 +71,9 @@ def _is_plain_map(x: Tensor) -> bool:
 
 
 def in_transform() -> bool:
-    """Whether `torch.func`'s transforms or forward-mode AD are at work.
+    """Whether `torch.func`'s transforms or forward-mode AD are active.
 
-    True too where this PyTorch cannot tell. Not to be asked while it compiles.
+    Also true if this version of PyTorch cannot tell. Must not be called in compilation.
     """
     depths = _depths()
     return depths is None or any(depth() for depth in depths[2:])
@@ -85,17 +85,17 @@ def _in_mode_or_transform() -> bool:
 
 
 def are_untouched(root: nn.Module, known: Originals, like: Tensor) -> bool:
-    """Whether `root` and all modules in it are as their classes made them, see above.
+    """Whether `root` and all modules in it are unmodified, as described above.
 
     Args:
         root: The outermost module.
-        known: The classes that are allowed, from `remember`.
-        like: Has the device of all tensors, and the dtype of floating-point ones.
+        known: The allowed classes, from `remember`.
+        like: Has the required device, and the dtype of floating-point tensors.
     """
     return all(_is_untouched(module, known, like) for module in root.modules())
 
 
-# Called for every module of a block at every pass, so these are written for speed.
+# Called for every module of a block in every forward pass, so written for speed.
 def _is_untouched(module: nn.Module, known: Originals, like: Tensor) -> bool:
     kind, own = type(module), module.__dict__
     if kind not in known or known[kind] != _methods(kind) or is_hooked(module):
@@ -110,12 +110,12 @@ def _is_untouched(module: nn.Module, known: Originals, like: Tensor) -> bool:
 
 
 def has_hooks(root: nn.Module) -> bool:
-    """Whether any module in `root` has hooks or replaced methods, or all have some."""
+    """Whether there are global hooks, or hooks or replaced methods in `root`."""
     return _global_hooks() or any(is_hooked(module) for module in root.modules())
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether a module has hooks, or hides its class's names (`m.forward = ...`)."""
+    """Whether a module has hooks or overrides class attributes (`m.forward = ...`)."""
     own = module.__dict__
     return bool(
         own['_forward_hooks']
@@ -152,9 +152,9 @@ def _global_hooks() -> bool:
 
 @functools.cache
 def _depths() -> tuple[Callable[[], int], ...] | None:
-    """Return functions that count what is active, or None if one does not count.
+    """Return functions that count active modes and transforms; None if one fails.
 
-    PyTorch has no public ones, so these are tried once.
+    PyTorch has no public functions for this, so these are tested once.
     """
     try:
         depths = (
@@ -167,7 +167,7 @@ def _depths() -> tuple[Callable[[], int], ...] | None:
         inside = []
 
         def look(x: Tensor) -> Tensor:
-            inside.append(depths[2]())  # transforms hide the modes around them
+            inside.append(depths[2]())  # transforms hide the surrounding modes
             return x
 
         with TorchDispatchMode(), TorchFunctionMode(), forward_ad.dual_level():

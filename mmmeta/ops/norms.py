@@ -16,7 +16,7 @@ def map_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tens
     """
     if x.device.type == 'cpu' and not x.requires_grad:
         # The channels_last kernel of PyTorch 2.13 and older crashes in the backward
-        # pass of an input without gradient, such as the output of a frozen stage.
+        # pass if the input needs no gradient, e.g. after a frozen stage.
         trains = weight.requires_grad and torch.is_grad_enabled()
         x = x.contiguous() if trains else x
     return F.group_norm(x, 1, weight, bias, eps)

@@ -1,12 +1,12 @@
-"""oneDNN's convolutions with what follows them fused in, for inference on a CPU.
+"""oneDNN's convolutions with fused activations and additions, for CPU inference.
 
 These are the operators that TorchInductor puts into a frozen graph, called directly:
-nothing is compiled, and any size of image is served at once. A pointwise convolution is
-a matrix product: as such oneDNN takes a weight as it is nearly as fast as one in its
-own layout, into which a convolution's is brought at every call.
+nothing is compiled, and any image size works immediately. A pointwise convolution is
+computed as a matrix product, for which oneDNN uses a plain weight nearly as fast as one
+in its own layout; for a convolution it would reorder the weight at every call.
 
-They are private to PyTorch, so each is tried once and compared with the public
-functions; where one is missing or differs, `dtypes` is empty and nobody calls them.
+They are private to PyTorch, so each is tested once against the public functions; if one
+is missing or differs, `dtypes` is empty and they are not used.
 """
 
 import functools
@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# PyTorch's names of what may follow; exact GELU, and NaN stays NaN in all of these.
+# PyTorch's names of fused activations; GELU is exact, and all of them preserve NaN.
 POST_OPS = {'none': lambda x: x, 'gelu': F.gelu, 'swish': F.silu}
 DENSE = ([0, 0], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
 
 
 def dtypes() -> tuple[torch.dtype, ...]:
-    """Return the dtypes that this PyTorch computes the operators in on this CPU."""
+    """Return the dtypes in which this PyTorch supports the operators on this CPU."""
     return _dtypes(multiplies_exactly())
 
 
@@ -35,15 +35,14 @@ def _dtypes(exact: bool) -> tuple[torch.dtype, ...]:
 
 
 def is_available() -> bool:
-    """Whether the operators can be used, and the user has not switched oneDNN off."""
+    """Whether the operators work and the user has not disabled oneDNN."""
     return bool(dtypes()) and torch.backends.mkldnn.enabled
 
 
 def multiplies_exactly() -> bool:
     """Whether matrix products in float32 are not rounded to bfloat16 or TF32.
 
-    `torch.set_float32_matmul_precision` may ask for that, and convolutions are exact
-    all the same.
+    `torch.set_float32_matmul_precision` may allow that, but convolutions stay exact.
     """
     matmul = getattr(torch.backends.mkldnn, 'matmul', None)
     if matmul is None:  # PyTorch up to 2.8
@@ -59,7 +58,7 @@ def pointwise(
     Args:
         x: (B, in, H, W), fastest in channels_last memory.
         weight: (out, in, 1, 1), or packed by `pack_pointwise`.
-        bias: (out,), or None.
+        bias: (out,) or None.
         act: A key of `POST_OPS`. Default: 'none'.
     """
     y = torch.ops.mkldnn._linear_pointwise(
@@ -95,12 +94,12 @@ def add_convolved_(
 
 
 def pack_pointwise(weight: Tensor) -> Tensor:
-    """Bring (out, in, 1, 1) into oneDNN's own layout, good for every image size."""
+    """Reorder (out, in, 1, 1) into oneDNN's own layout, for any image size."""
     return torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1), None)
 
 
 def pack(weight: Tensor, geometry: tuple, shape: torch.Size) -> Tensor:
-    """Bring a weight into oneDNN's own layout, good for inputs of this shape."""
+    """Reorder a weight into oneDNN's own layout, for inputs of this shape."""
     return torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry, [*shape])
 
 
@@ -109,12 +108,12 @@ def _matrix(weight: Tensor) -> Tensor:
 
 
 def _algorithm(act: str) -> str:
-    return 'none' if act == 'gelu' else ''  # exact, by the error function
+    return 'none' if act == 'gelu' else ''  # the exact GELU, not the tanh one
 
 
 @torch.no_grad()
 def _agrees(dtype: torch.dtype) -> bool:
-    """Whether every operator is there and gives what the public functions give."""
+    """Whether all operators exist and agree with the public functions."""
     step = 16 * torch.finfo(dtype).eps
     try:
         return all(
@@ -127,7 +126,7 @@ def _agrees(dtype: torch.dtype) -> bool:
 
 
 def _try(dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what the operators and the public functions make of random numbers."""
+    """Yield results of the operators and of the public functions on random numbers."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:

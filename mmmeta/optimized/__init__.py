@@ -1,1 +1,1 @@
-"""What `mmmeta.optimize` returns: models for inference, whose weights are folded."""
+"""`mmmeta.optimize`: models for inference with folded weights."""

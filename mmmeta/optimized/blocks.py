@@ -1,10 +1,10 @@
-"""Blocks for inference on a CPU, computed from the plain ones' weights.
+"""Blocks for inference on a CPU, built from the plain blocks' weights.
 
-What a block does besides its convolutions is folded into their weights or done in a
-map that the block made itself:
+The other operations of a block are folded into its convolutions' weights or computed in
+place on a map that the block created:
 
-- A batch norm goes into the pointwise convolution behind it, layer scale into the one
-  before it, and their weights are kept in oneDNN's own layout.
+- A batch norm is folded into the pointwise convolution after it, layer scale into the
+  one before it; the weights are kept in oneDNN's own layout.
 - The last convolution of an MLP adds to the shortcut in place.
 
 The plain reference is `mmmeta.models.metaformer.MetaFormerBlock`.
@@ -30,7 +30,7 @@ from mmmeta.models.mlp import Mlp
 from mmmeta.models.token_mixers import Attention, Pooling, SepConv
 from mmmeta.ops import guards, onednn
 
-# Their convolutions, with the norms behind them.
+# Their convolutions, each with the norm after it.
 DOWNSAMPLES = {
     Downsample: [('conv', 'post_norm')],
     ConvStem: [('conv1', 'norm1'), ('conv2', 'norm2')],
@@ -46,17 +46,17 @@ class Affine(NamedTuple):
 
 
 class FusedConv(nn.Module):
-    """A convolution with an activation, or an addition in place, behind it.
+    """A convolution followed by an activation or an in-place addition.
 
     Works on a CPU, without gradients, in the dtypes of `mmmeta.ops.onednn`.
 
     Args:
         conv: The plain convolution, whose weights are copied.
-        before: A batch norm in front of it. Its bias is exact only without padding.
-        after: A batch norm behind it.
-        scale: (out,), what its output is multiplied by after that.
-        act: What follows, a key of `onednn.POST_OPS`. Default: 'none'.
-        star: StarReLU that follows that, its scale and bias one number each.
+        before: A batch norm before it. Its bias is exact only without padding.
+        after: A batch norm after it.
+        scale: (out,), factors of the output after that norm.
+        act: The activation that follows, a key of `onednn.POST_OPS`. Default: 'none'.
+        star: A StarReLU that follows, with one scale and one bias.
             Default: None.
     """
 
@@ -109,7 +109,7 @@ class FusedConv(nn.Module):
         kernel = self._kernel(x)
         return onednn.add_convolved_(out, x, kernel, self.bias, self.geometry)
 
-    # Of what several threads do at once, each sees a key and what belongs to it.
+    # Key and weight are replaced together, so concurrent threads see a matching pair.
     def _matrix(self) -> Tensor:
         key, packed = self._packed
         if packed is None or key != self._version():
@@ -118,11 +118,11 @@ class FusedConv(nn.Module):
         return packed
 
     def _kernel(self, x: Tensor) -> Tensor:
-        """Return the weight, in oneDNN's own layout if the last shape comes again.
+        """Return the weight, in oneDNN's own layout if the input shape is repeated.
 
-        Else oneDNN brings it there at every call, which takes longer than the
-        arithmetic where maps are small. The layout is made for one shape, and can be
-        very slow at another.
+        Otherwise oneDNN reorders it at every call, which takes longer than the
+        arithmetic on small maps. The layout depends on the shape and can be very slow
+        for another one.
         """
         key, packed = self._packed
         wanted = *self._version(), *x.shape
@@ -140,7 +140,7 @@ class FusedConv(nn.Module):
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
-        self._packed = None, None  # inference mode counts no versions
+        self._packed = None, None  # inference mode does not track versions
 
     def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
         super()._apply(*args, **kwargs)
@@ -148,7 +148,7 @@ class FusedConv(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | dict(_packed=(None, None))  # made again
+        return self.__dict__ | dict(_packed=(None, None))  # packed again when used
 
     def extra_repr(self) -> str:
         padding, stride, _, groups = self.geometry
@@ -188,7 +188,7 @@ class MixedBranch(nn.Module):
         self.register_buffer('layer_scale', copied(layer_scale))
 
     def forward(self, x: Tensor, overwrite: bool) -> Tensor:
-        """Return a new map, in the memory of one inside if that may be overwritten."""
+        """Return a new map, in an intermediate one's memory if `overwrite`."""
         branch = self.mixer(self.norm(x))
         overwrite = overwrite and self.ours
         return residual(x, branch, self.res_scale, self.layer_scale, overwrite)
@@ -211,7 +211,7 @@ class MlpBranch(nn.Module):
         self.register_buffer('res_scale', channelwise(res_scale))
 
     def forward(self, x: Tensor, overwrite: bool) -> Tensor:
-        """Return the map, written over x if that may be."""
+        """Return the result, in place of x if `overwrite`."""
         hidden = self.act(self.fc1(self.norm(x)))
         if self.res_scale is not None:
             x = x.mul_(self.res_scale) if overwrite else x * self.res_scale
@@ -221,7 +221,7 @@ class MlpBranch(nn.Module):
 
 
 class FusedBlock(nn.Module):
-    """A `MetaFormerBlock` for inference; it leaves its input alone.
+    """A `MetaFormerBlock` for inference; it does not modify its input.
 
     Args:
         block: The plain block, whose weights are copied. See `is_foldable`.
@@ -243,16 +243,16 @@ class FusedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.pos_embed is not None:
             x = self.pos_embed(x)
-        overwrite = not guards.has_hooks(self)  # else a hook may keep what it sees
+        overwrite = not guards.has_hooks(self)  # a hook may keep the map it sees
         return self.mlp(self.mixed(x, overwrite), overwrite)
 
 
 def is_foldable(module: nn.Module, like: Tensor) -> bool:
-    """Whether a block or downsampling is as the package builds it, without hooks.
+    """Whether a block or downsampling is unmodified and has no hooks.
 
     Args:
-        module: Whatever is in its place.
-        like: Has the device and the dtype of the backbone's parameters.
+        module: The block or downsampling, or whatever replaced it.
+        like: Has the device and dtype of the backbone's parameters.
     """
     if not guards.are_untouched(module, FOLDABLE, like):
         return False
@@ -275,13 +275,13 @@ def is_foldable(module: nn.Module, like: Tensor) -> bool:
 
 
 def _is_3x3(conv: nn.Conv2d) -> bool:
-    """Whether a convolution is depthwise, 3x3, and gives a map of the same size."""
+    """Whether a convolution is depthwise, 3x3, and preserves the map's size."""
     same = conv.stride == conv.padding == (1, 1)
     return same and conv.weight.shape == (conv.groups, 1, 3, 3)
 
 
 def fuse_downsample(module: nn.Module) -> nn.Module:
-    """Return a copy of a `Downsample` or `ConvStem` with convolutions of oneDNN."""
+    """Return a copy of a `Downsample` or `ConvStem` with oneDNN's convolutions."""
     module = copy.deepcopy(module)
     for conv, norm in DOWNSAMPLES[type(module)]:
         left, affine = split_norm(getattr(module, norm))
@@ -293,7 +293,7 @@ def fuse_downsample(module: nn.Module) -> nn.Module:
 def fuse_act(
     conv: nn.Conv2d, act: nn.Module, before: Affine | None
 ) -> tuple[FusedConv, nn.Module]:
-    """Return a convolution that does the activation behind it, and what is left."""
+    """Return a convolution with its activation fused, and any remaining activation."""
     if type(act) is StarReLU and act.scale.numel() == act.bias.numel() == 1:
         return FusedConv(conv, before, star=act), nn.Identity()
     post_op = fusable(act)
@@ -305,12 +305,12 @@ def fuse_act(
 def split_norm(
     norm: nn.Module, behind: nn.Conv2d | None = None
 ) -> tuple[nn.Module, Affine | None]:
-    """Split a norm into what is computed and what is folded: all of a batch norm.
+    """Split a norm into computed and folded parts; a batch norm is folded entirely.
 
     Args:
         norm: The norm.
-        behind: The convolution behind it that it is folded into, if it is not the one
-            before. Only a pointwise one takes it.
+        behind: The convolution after the norm to fold it into; if None, it is folded
+            into the one before. If it is not pointwise, nothing is folded.
     """
     if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
         return norm, None
@@ -326,10 +326,10 @@ def split_norm(
 
 
 def copied(x: Tensor | None) -> Tensor | None:
-    """Return a copy, None for None."""
+    """Return a copy, or None for None."""
     return None if x is None else x.detach().clone()
 
 
 def channelwise(x: Tensor | None) -> Tensor | None:
-    """Return a copy of (C,) as (C, 1, 1), for maps; None for None."""
+    """Return a copy of (C,) as (C, 1, 1), for maps, or None for None."""
     return None if x is None else copied(x).view(-1, 1, 1)

@@ -15,16 +15,16 @@ from mmmeta.models.metaformer import MetaFormer
 from mmmeta.ops.layout import strides_are_read
 
 KEPT = 4  # models for one shape each; each has its own copy of the weights
-# Pixels of an image up to which OpenVINO's norm of a whole map is exact enough: it sums
-# the map in one go, and is off by 1e-4 of the deviation at 800x1216.
+# Image size in pixels up to which OpenVINO's norm of a whole map is accurate enough: it
+# sums in a single pass and is off by 1e-4 standard deviations at 800x1216.
 SMALL = 512 * 512
-# What a model for one shape may differ by from the one for any, in standard deviations:
+# Tolerances between models for one shape and for any shape, in standard deviations:
 # OpenVINO 2026.4 is off by 1e-2 for attention over very few positions.
 TOLERANCES = {'f32': 1e-3, 'bf16': 0.3}
 
 
 class NormByMeans(nn.Module):
-    """`MapLayerNorm` from means of means, exact at any size and a little slower.
+    """`MapLayerNorm` from means of means, accurate at any size but slightly slower.
 
     Args:
         norm: The plain norm.
@@ -47,7 +47,7 @@ class NormByMeans(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """A backbone whose maps are (B, H, W, C), as OpenVINO has them inside."""
+    """A backbone with maps of shape (B, H, W, C), OpenVINO's internal layout."""
 
     def __init__(self, backbone: MetaFormer) -> None:
         super().__init__()
@@ -58,37 +58,37 @@ class ChannelsLast(nn.Module):
 
 
 class OpenVinoBackbone:
-    """Maps images (B, 3, H, W) to what the backbone does, by compiled models.
+    """Computes a backbone's outputs for images (B, 3, H, W) with compiled models.
 
-    The first call of a shape is done by a model for any shape. One for this shape alone
-    takes a quarter of a second to compile and up to a fifth off each call, so it is
-    made when the shape comes again; the last `KEPT` that were used stay.
+    The first call with a shape uses a model for any shape. A model for one shape takes
+    a quarter of a second to compile and makes calls up to a fifth faster, so it is
+    compiled when the shape is repeated; the `KEPT` most recently used are kept.
 
-    It is compared with the one for any shape, which stays in use where they differ.
+    Each is compared with the model for any shape, which is used instead if they differ.
 
-    OpenVINO has threads of its own, and PyTorch's wait actively for a while after their
-    work. So nothing here is done by PyTorch.
+    OpenVINO has its own threads, and PyTorch's threads spin for a while after their
+    work, so nothing here is computed by PyTorch.
 
     Args:
-        backbone: The plain backbone, which is used up.
-        dtype: What is computed in, `torch.float32` or `torch.bfloat16`.
+        backbone: The plain backbone, which is consumed.
+        dtype: Dtype of the computation, `torch.float32` or `torch.bfloat16`.
 
     Raises:
-        UserError: OpenVINO is not installed, or the process has one core only.
+        UserError: OpenVINO is not installed, or the process has only one core.
     """
 
     def __init__(self, backbone: MetaFormer, dtype: torch.dtype) -> None:
         if hasattr(os, 'sched_getaffinity') and len(os.sched_getaffinity(0)) == 1:
-            # Compiling for several shapes ends in a segmentation fault in OpenVINO.
+            # Compiling for several shapes would crash in OpenVINO (segfault).
             raise UserError(
-                "backend 'openvino' needs two processor cores, and this process may "
-                "use one: use backend='onednn', or give it more (taskset, cgroups)"
+                "backend 'openvino' needs two CPU cores, but this process may use only "
+                "one: use backend='onednn', or allow more cores (taskset, cgroups)"
             )
         self._openvino = require('openvino', 'openvino', "optimize(backend='openvino')")
         self._options = {
             'PERFORMANCE_HINT': 'LATENCY',
             'INFERENCE_NUM_THREADS': torch.get_num_threads(),
-            # The default is bfloat16 where the processor has it.
+            # The default is bfloat16 if the CPU supports it.
             'INFERENCE_PRECISION_HINT': 'bf16' if dtype == torch.bfloat16 else 'f32',
         }
         self._channels_last = strides_are_read()
@@ -98,12 +98,12 @@ class OpenVinoBackbone:
         self._any = self._compile(self._large, [-1, channels, -1, -1])
         self._lock = threading.Lock()
         self._seen: set[tuple[int, ...]] = set()
-        self._kept: dict[tuple[int, ...], Any] = {}  # the last used comes last
+        self._kept: dict[tuple[int, ...], Any] = {}  # most recently used last
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Return float32 maps (B, C, H, W), each in memory of its own."""
+        """Return float32 maps (B, C, H, W), each in its own memory."""
         array = np.ascontiguousarray(images.detach().float().numpy())
-        with self._lock:  # a request serves one thread at a time
+        with self._lock:  # a request can be used by one thread at a time
             outs = self._run(array)
         maps = [torch.from_numpy(out) for out in outs]
         return [x.permute(0, 3, 1, 2) for x in maps] if self._channels_last else maps
@@ -111,7 +111,7 @@ class OpenVinoBackbone:
     def __reduce__(self) -> tuple:
         raise UserError(
             'a model optimized by OpenVINO cannot be copied or saved: copy or save the '
-            'plain model, and optimize that'
+            'plain model, then optimize it'
         )
 
     def _run(self, array: np.ndarray) -> list[np.ndarray]:
@@ -148,7 +148,7 @@ class OpenVinoBackbone:
         return self._compile(self._small if small else self._large, [*shape])
 
     def _agree(self, array: np.ndarray, request: Any) -> bool:
-        """Whether a request for one shape gives what the one for any shape gives."""
+        """Whether the requests for one shape and for any shape agree."""
         allowed = TOLERANCES[self._options['INFERENCE_PRECISION_HINT']]
         pairs = zip(
             self._infer(request, array), self._infer(self._any, array), strict=True
@@ -164,7 +164,7 @@ class OpenVinoBackbone:
         example = torch.zeros(1, backbone.in_channels, 256, 320)
         model = ChannelsLast(backbone) if self._channels_last else backbone
         with warnings.catch_warnings():
-            # What it says would be fixed at tracing are the checks of images' shapes.
+            # It warns of values fixed by tracing; those are only shape checks.
             warnings.simplefilter('ignore', torch.jit.TracerWarning)
             return self._openvino.convert_model(model, example_input=example)
 

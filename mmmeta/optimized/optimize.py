@@ -1,4 +1,4 @@
-"""`mmmeta.optimize`: a backbone, or a model around one, made fast for inference."""
+"""`mmmeta.optimize`: faster inference of a backbone or a model with one."""
 
 import copy
 import warnings
@@ -17,9 +17,9 @@ from mmmeta.optimized.blocks import FusedBlock, fuse_downsample, is_foldable
 from mmmeta.optimized.openvino import OpenVinoBackbone
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
-# What may come between an optimized model and the plain one, in standard deviations.
+# Tolerances between an optimized model and the plain one, in standard deviations.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.05}
-GPU_TOLERANCE = 0.05  # of float32 there, whose products TF32 may round
+GPU_TOLERANCE = 0.05  # for float32 on a GPU, where TF32 may round products
 CHECKED_SIZE = (224, 256)
 
 
@@ -27,11 +27,11 @@ class OptimizedBackbone(nn.Module):
     """A backbone for inference: same input, same outputs, no gradients.
 
     Args:
-        run: What maps images (B, 3, H, W) of `dtype` to the outputs.
-        dtype: What the images are brought to; outputs come back in the dtype that the
-            images had.
-        dtypes: Those that `.to()` may ask for.
-        plain: The backbone that it stands for.
+        run: Maps images (B, 3, H, W) of `dtype` to the outputs.
+        dtype: The images are converted to it; outputs have the original dtype of the
+            images.
+        dtypes: Those that `.to()` accepts.
+        plain: The original backbone.
     """
 
     def __init__(
@@ -51,11 +51,11 @@ class OptimizedBackbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return what the plain backbone would, for images (B, 3, H, W).
+        """Return the plain backbone's outputs for images (B, 3, H, W).
 
         Raises:
-            ValueError: As the plain backbone does.
-            UserError: It is asked for derivatives, or traced.
+            ValueError: As for the plain backbone.
+            UserError: The model is being transformed, traced or compiled.
         """
         check_images(images, self.in_channels)
         if isinstance(self.run, nn.Module):
@@ -68,7 +68,7 @@ class OptimizedBackbone(nn.Module):
         return tuple(x[: len(images)].to(images.dtype) for x in outs)
 
     def train(self, mode: bool = True) -> 'OptimizedBackbone':
-        """Stay in evaluation mode: what is folded cannot be trained."""
+        """Stay in evaluation mode: folded weights cannot be trained."""
         return super().train(False)
 
     def _check_use(self) -> None:
@@ -79,7 +79,7 @@ class OptimizedBackbone(nn.Module):
         else:
             return
         raise UserError(
-            f'an optimized model cannot be {what}: do so with the plain one'
+            f'an optimized model cannot be {what}: use the plain model for that'
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -87,9 +87,9 @@ class OptimizedBackbone(nn.Module):
             wanted = fn(torch.empty(0, dtype=self.dtype, device=self.device))
             if wanted.dtype not in self.dtypes or wanted.device != self.device:
                 raise UserError(
-                    f'a model optimized for {self.dtype} on {self.device} cannot go to '
-                    f'{wanted.dtype} on {wanted.device}: move the plain model, and '
-                    'optimize that'
+                    f'a model optimized for {self.dtype} on {self.device} cannot be '
+                    f'moved to {wanted.dtype} on {wanted.device}: move the plain '
+                    'model, then optimize it'
                 )
             self.dtype = wanted.dtype
         return super()._apply(fn, recurse)
@@ -98,30 +98,30 @@ class OptimizedBackbone(nn.Module):
 def optimize(
     model: nn.Module, *, backend: str = 'auto', dtype: torch.dtype | None = None
 ) -> nn.Module:
-    """Return a copy of a model that is faster in inference; the model is left alone.
+    """Return a copy of a model that is faster in inference; the model is not changed.
 
-    Output within 1e-4 of the plain model's, in units of its standard deviation, in
-    float32. A detector, segmentor or classifier has its backbone replaced, and the
-    weights of its other convolutions brought into the layout of the maps. Layers of the
-    backbone that were changed or have hooks stay as they are, and a warning names them.
-    It is compared with the model's on a random image ('inductor': on the first one).
+    In float32 outputs are within 1e-4 standard deviations of the plain model's. In a
+    detector, segmentor or classifier the backbone is replaced, and the weights of the
+    other convolutions are converted to the memory format of the maps. Layers of the
+    backbone that were modified or hooked are kept, and a warning names them. The copy
+    is compared with the model on a random image ('inductor': on the first image).
 
     Args:
         model: A backbone of this package, or a model with one as `backbone`.
         backend: 'onednn' (CPU): norms, scales and shortcuts folded into oneDNN's
-            convolutions; no compilation, any image size at once. 'inductor':
-            `torch.compile` with freezing; a minute for the first image, seconds more at
-            the second size, none later. 'openvino' (CPU, extra `openvino`): that
-            runtime, the fastest for small images; seconds at first, and a quarter of
-            one for a size that comes again. 'auto': 'onednn' on a CPU that has it for
-            this dtype, else 'inductor'. Default: 'auto'.
+            convolutions; no compilation, any image size. 'inductor': `torch.compile`
+            with freezing; takes a minute at the first image, seconds at the second
+            size, and nothing later. 'openvino' (CPU, extra `openvino`): OpenVINO, the
+            fastest for small images; takes seconds at first, and a quarter of a second
+            for each repeated size. 'auto': 'onednn' on a CPU that supports it for the
+            dtype, else 'inductor'. Default: 'auto'.
         dtype: `torch.float32` or `torch.bfloat16` ('inductor': or `torch.float16`), of
             the backbone only. Default: the model's own.
 
     Raises:
-        TypeError: No backbone of this package in the model.
-        UserError: An unknown or unavailable backend, one that has nothing for this
-            backbone, or a copy that does not give what the model gives.
+        TypeError: The model has no backbone of this package.
+        UserError: The backend is unknown, unavailable or unsuitable for this backbone,
+            or the copy's outputs differ from the model's.
     """
     backbone = model if isinstance(model, MetaFormer) else _backbone_of(model)
     weight = next(backbone.parameters())
@@ -135,10 +135,10 @@ def optimize(
             return _in_layout_of_maps(_copy(model, {id(backbone): fast}))
     except UserError:
         raise
-    except Exception as error:  # code of the user's may be anywhere in it
+    except Exception as error:  # the model may contain any user code
         raise UserError(
             f'backend {name!r} cannot be used for this model ({one_line(error)}): use '
-            'the model as it is'
+            'the plain model'
         ) from error
 
 
@@ -146,17 +146,17 @@ def _build(name: str, backbone: MetaFormer, dtype: torch.dtype) -> OptimizedBack
     plain = _copy(backbone)
     run = BACKENDS[name](_copy(backbone), dtype)
     fast = OptimizedBackbone(run, dtype, _dtypes(name), plain)
-    if name != 'inductor':  # which looks at the first image, see there
+    if name != 'inductor':  # that one is compared on the first image
         _check_backbone(plain, fast, dtype, name)
     return fast
 
 
 def _copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """Return a deep copy for inference, also of weights that a hook computed."""
+    """Return a deep copy for inference, including weights computed by a hook."""
     memo = {} if memo is None else memo
     for module in model.modules():
         for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:  # as pruning leaves it
+            if isinstance(value, Tensor) and not value.is_leaf:  # e.g. from pruning
                 memo[id(value)] = value.detach().clone()
     return copy.deepcopy(model, memo).requires_grad_(False).eval()
 
@@ -165,7 +165,7 @@ def _backbone_of(model: nn.Module) -> MetaFormer:
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, MetaFormer):
         raise TypeError(
-            'optimize takes a backbone of mmmeta, or a model with one as `backbone`; '
+            'optimize takes an mmmeta backbone, or a model with one as `backbone`; '
             f'got {type(model).__name__}'
             + ('' if backbone is None else f' with {type(backbone).__name__}')
         )
@@ -173,7 +173,7 @@ def _backbone_of(model: nn.Module) -> MetaFormer:
 
 
 def _in_layout_of_maps(model: nn.Module) -> nn.Module:
-    """Bring the plain convolutions around a backbone into `channels_last` on a CPU."""
+    """Convert plain convolutions outside the backbone to `channels_last` on a CPU."""
     weight = next(model.parameters(), None)
     if weight is None or weight.device.type != 'cpu' or not strides_are_read():
         return model
@@ -187,12 +187,12 @@ def _in_layout_of_maps(model: nn.Module) -> nn.Module:
 def _check_backbone(
     plain: MetaFormer, fast: OptimizedBackbone, dtype: torch.dtype, backend: str
 ) -> None:
-    """Compare the outputs for one random image; raises UserError where they differ."""
+    """Compare the outputs for one random image; raise UserError if they differ."""
     weight = next(plain.parameters())
     generator = torch.Generator().manual_seed(0)
     shape = (1, plain.in_channels, *CHECKED_SIZE)
     images = torch.randn(shape, generator=generator, device='cpu').to(weight)
-    with torch.enable_grad():  # by the plain blocks
+    with torch.enable_grad():  # makes the guards choose the plain blocks
         expected = plain(images)
     _compare(tuple(x.detach() for x in expected), fast(images), dtype, backend)
 
@@ -200,9 +200,9 @@ def _check_backbone(
 def _compare(
     expected: tuple[Tensor, ...], found: tuple[Tensor, ...], dtype: torch.dtype, by: str
 ) -> None:
-    """Raise UserError where the outputs of `by` are not those expected.
+    """Raise UserError if the outputs of `by` are not the expected ones.
 
-    What is not finite in the one has to be so in the other.
+    Infinite and NaN values must be at the same positions in both.
     """
     for i, (a, b) in enumerate(zip(expected, found, strict=True)):
         a, b = a.double(), b.double()
@@ -213,11 +213,11 @@ def _compare(
         allowed = TOLERANCES.get(dtype, 1e-3)
         if a.is_cuda:
             allowed = max(allowed, GPU_TOLERANCE)
-        # Written so that NaN does not pass.
+        # Written so that NaN fails.
         if not (same and (error <= allowed or not scale > 0)):
             raise UserError(
                 f'backend {by!r} is off by {error:.2g} standard deviations in this '
-                f"backbone's output {i}: use the model as it is, or another backend"
+                f"backbone's output {i}: use the plain model, or another backend"
             )
 
 
@@ -231,7 +231,7 @@ def _pick_backend(name: str, device: torch.device, dtype: torch.dtype) -> str:
         )
     if name != 'inductor' and device.type != 'cpu':
         raise UserError(
-            f'backend {name!r} runs on a CPU, and the model is on {device}: use '
+            f'backend {name!r} runs on a CPU, but the model is on {device}: use '
             "backend='inductor', or model.cpu()"
         )
     if name == 'onednn' and not onednn.is_available():
@@ -239,14 +239,14 @@ def _pick_backend(name: str, device: torch.device, dtype: torch.dtype) -> str:
     if dtype not in _dtypes(name):
         names = ' or '.join(str(d).removeprefix('torch.') for d in _dtypes(name))
         raise UserError(
-            f'backend {name!r} computes in {names}, and the model is in '
-            f'{str(dtype).removeprefix("torch.")}: give dtype=torch.float32'
+            f'backend {name!r} supports {names}, but the model is in '
+            f'{str(dtype).removeprefix("torch.")}: pass dtype=torch.float32'
         )
     return name
 
 
 def _dtypes(backend: str) -> tuple[torch.dtype, ...]:
-    """Return what a backend computes in."""
+    """Return the dtypes that a backend supports."""
     both = (torch.float32, torch.bfloat16)
     return {
         'onednn': onednn.dtypes(),
@@ -274,8 +274,7 @@ def _to_onednn(backbone: MetaFormer, dtype: torch.dtype) -> nn.Module:
     if kept:
         shown = ', '.join(kept[:4]) + f' and {len(kept) - 4} more' * (len(kept) > 4)
         warnings.warn(
-            f'optimize leaves {shown} as it is: it has hooks, or layers that are not '
-            'as mmmeta builds them',
+            f'optimize keeps {shown} unchanged: hooks or modified layers were found',
             stacklevel=4,
         )
     return backbone.to(dtype)
@@ -285,16 +284,16 @@ def _to_inductor(backbone: MetaFormer, dtype: torch.dtype) -> Run:
     backbone = backbone.to(dtype)
     if dtype == torch.float32 and next(backbone.parameters()).is_cpu:
         backbone = backbone.to(memory_format=torch.channels_last)
-    # Said here too, else Dynamo may take code of the same class that is not frozen.
+    # Also set here, else Dynamo may reuse unfrozen code of the same class.
     compiled = torch.compile(backbone, fullgraph=True, options={'freezing': True})
     is_checked = False
 
     def run(x: Tensor) -> tuple[Tensor, ...]:
         nonlocal is_checked
-        # Not an option of torch.compile: Dynamo looks at it too.
+        # Set globally because Dynamo reads it too, not only torch.compile's options.
         with torch._inductor.config.patch(freezing=True):
             outs = compiled(x)
-        if not is_checked:  # not in `optimize`: each new size is compiled for
+        if not is_checked:  # not in `optimize`, where it would compile one more size
             _compare(backbone(x), outs, dtype, 'inductor')
             is_checked = True
         return outs

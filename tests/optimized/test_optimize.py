@@ -147,7 +147,7 @@ def test_openvino_at_small_sizes():
 
 def test_openvino_on_one_core(monkeypatch):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0})
-    with pytest.raises(UserError, match=r"needs two processor cores.*backend='onednn'"):
+    with pytest.raises(UserError, match=r"needs two CPU cores.*backend='onednn'"):
         mmmeta.optimize(build('PoolFormer'), backend='openvino')
 
 
@@ -259,7 +259,7 @@ def test_a_segmentor_and_a_classifier_give_the_same(root):
 
 
 def test_errors():
-    with pytest.raises(TypeError, match=r'takes a backbone of mmmeta.*Conv2d'):
+    with pytest.raises(TypeError, match=r'takes an mmmeta backbone.*Conv2d'):
         mmmeta.optimize(nn.Conv2d(3, 3, 1))
     with pytest.raises(UserError, match=r"'fast'; choose from auto, onednn, inductor"):
         mmmeta.optimize(trained(KINDS['PoolFormer']), backend='fast')
@@ -282,7 +282,7 @@ def test_what_users_changed_is_kept(family, change):
     taken = [isinstance(b, FusedBlock) for b in fast.run.modules()]
     assert sum(taken) >= 3  # the others
     if sum(taken) == 3:
-        assert 'optimize leaves stages.1.blocks.0 as it is' in str(caught[0].message)
+        assert 'optimize keeps stages.1.blocks.0 unchanged' in str(caught[0].message)
 
 
 def circular_padding(model: nn.Module) -> None:
@@ -306,7 +306,7 @@ def test_other_padding_is_kept():
 def test_a_copy_that_differs_is_refused(monkeypatch):
     forward = FusedBlock.forward
     monkeypatch.setattr(FusedBlock, 'forward', lambda self, x: x + forward(self, x))
-    with pytest.raises(UserError, match=r"'onednn' is off by .* use the model as it"):
+    with pytest.raises(UserError, match=r"'onednn' is off by .* use the plain model"):
         mmmeta.optimize(build('ConvFormer'))
 
 
@@ -332,7 +332,7 @@ def test_other_states(family):
     low = mmmeta.optimize(model).to(torch.bfloat16)
     assert [x.dtype for x in low(X)] == [torch.float32] * 4
     assert 1e-5 < worst(low(X), expected) < 0.3
-    with pytest.raises(UserError, match=r'cannot go to torch\.float64 on cpu'):
+    with pytest.raises(UserError, match=r'cannot be moved to torch\.float64 on cpu'):
         mmmeta.optimize(model).double()
     with pytest.raises(UserError, match=r'in float32.*in float64: give dtype'):
         mmmeta.optimize(copy.deepcopy(model).double(), backend='onednn')
