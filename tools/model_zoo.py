@@ -37,8 +37,9 @@ TITLES = {
 NOTES = {
     'segmentation': (
         'The weights of Semantic FPN were trained by MMSegmentation, which reports '
-        '37.07, 40.36, 41.81,\n42.35 and 42.76 mIoU for them. The results of ConvFormer '
-        'and CAFormer are second-hand:\nMambaOut (2405.07992, table 3) lists them.\n\n'
+        '37.07, 40.36, 41.81,\n42.35 and 42.76 mIoU for them. The results of '
+        'ConvFormer and CAFormer are second-hand:\nMambaOut (2405.07992, table 3) lists '
+        'them.\n\n'
     ),
 }
 METHODS = {
@@ -52,8 +53,8 @@ INTRODUCTION = """# Model zoo
 
 <!-- made by tools/model_zoo.py -->
 
-Every config with its published result and size. The results are those that the source in
-the "published by" column reports for its own training; this project measured none of
+Every config with its published result and size. The results are those that the source
+in the "published by" column reports for its own training; this project measured none of
 them, and cells without a published figure are empty. The weights in the last column are
 whole models: the backbones of all detectors and segmentors start from the ImageNet
 weights of the third table, set by `init_cfg` in their config.

@@ -1,6 +1,6 @@
 """Weights: layouts of published checkpoints, strict loading, the zoo, downloads.
 
-The names below are imported on first use: the zoo needs no PyTorch.
+The names below are imported on first use: the zoo does not need PyTorch.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What a model needs beside what a checkpoint has: everything or an error."""
+"""Strict comparison of a checkpoint's weights with those of a model."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,14 +13,14 @@ STEMS = ('stages.0.downsample.conv.weight', 'stages.0.downsample.conv1.weight')
 
 
 class Sizes(Protocol):
-    """An arch, as far as weights depend on it: blocks and channels of each stage."""
+    """The part of an arch that determines weights: blocks and channels per stage."""
 
     depths: Sequence[int]
     dims: Sequence[int]
 
 
 class HasSizes(Protocol):
-    """A backbone, as far as messages tell of it: its arch, and all archs by name."""
+    """The part of a backbone that messages mention: its arch and all archs by name."""
 
     arch: Sizes
     archs: Mapping[str, Sizes]
@@ -28,15 +28,15 @@ class HasSizes(Protocol):
 
 @dataclass
 class Comparison:
-    """The outcome of holding a state dict against a model's.
+    """The result of comparing a checkpoint's state_dict with a model's.
 
     Attributes:
-        ready: What is to be copied, by the model's name.
-        missing: The model's names that the checkpoint should have and has not.
-        unexpected: The checkpoint's names that the model should have and has not.
-        wrong: One sentence for each tensor of another shape, dtype or value.
-        kept: Allowed missing: these stay as they were initialized.
-        left: Allowed left over: these are not used.
+        ready: Tensors to copy, by the model's names.
+        missing: Names in the model that the checkpoint lacks but must have.
+        unexpected: Names in the checkpoint that the model lacks but must have.
+        wrong: One sentence for each tensor with a wrong shape, dtype or value.
+        kept: Missing but allowed: these keep their initial values.
+        left: Unused but allowed.
     """
 
     ready: dict[str, Tensor] = field(default_factory=dict)
@@ -66,17 +66,17 @@ def compare_backbone(
     in_channels: int = 3,
     new_norm: bool = False,
 ) -> Comparison:
-    """Hold a checkpoint's backbone against a model's, both in mmmeta's names.
+    """Compare a checkpoint's backbone with a model's, both in mmmeta's names.
 
-    What may be missing: whole norms of dense outputs, which start at one; batch
-    norms' counters. What may be left over: the norms that the model has not, and
-    the stages behind its last one.
+    The checkpoint may lack whole norms of dense outputs, which start at one, and
+    batch norms' counters. It may contain norms that the model does not have, and
+    stages after the model's last one.
 
     Args:
-        target: The model's state dict.
+        target: The model's state_dict.
         source: The checkpoint's.
-        in_channels: What the model was built for. If that is not 3, a stem for 3
-            is adapted. Default: 3.
+        in_channels: The model's input channels. If not 3, a 3-channel stem is
+            adapted. Default: 3.
         new_norm: Whether the final norm may be missing too. Default: False.
     """
     result = Comparison()
@@ -110,7 +110,7 @@ def compare_backbone(
 def compare_rest(
     target: Mapping[str, Tensor], source: Mapping[str, Tensor]
 ) -> Comparison:
-    """Hold everything else of a model against a checkpoint's: all must be there."""
+    """Compare the rest of a model with a checkpoint's: nothing may be missing."""
     result = Comparison(
         missing=[key for key in target if key not in source],
         unexpected=[key for key in source if key not in target],
@@ -136,16 +136,15 @@ def _adapt_stem(value: Tensor, channels: int) -> Tensor:
 
 
 def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
-    """Return a stem's weight for another number of input channels.
+    """Return a stem's weight for a different number of input channels.
 
-    One channel gets the sum over the three, so that a gray image gives what its
-    copy in three channels gave. Otherwise the three are repeated and scaled by
-    3 / channels, which keeps the activations' size (as timm's
-    `adapt_input_conv`).
+    For one channel the three are summed, so that a gray image gives the same result
+    as its RGB copy. Otherwise they are repeated and scaled by 3 / channels, which
+    preserves the activations' magnitude (as in timm's `adapt_input_conv`).
 
     Args:
         weight: Floating point, (O, 3, kH, kW).
-        channels: The number wanted, at least 1.
+        channels: The new number of channels, at least 1.
 
     Returns:
         A tensor of the same dtype, (O, channels, kH, kW).
@@ -162,15 +161,15 @@ def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
 
 
 def _check_tensor(result: Comparison, key: str, value: Tensor, wanted: Tensor) -> None:
-    """Put `value` with what is ready, or a sentence with what is wrong."""
+    """Add `value` to the tensors to copy, or say what is wrong with it."""
     if value.layout != torch.strided or value.is_quantized:
         result.wrong.append(f'{key} is not a plain dense tensor')
     elif value.shape != wanted.shape:
         result.wrong.append(
-            f'{key} has shape {tuple(value.shape)}, wanted {tuple(wanted.shape)}'
+            f'{key} has shape {tuple(value.shape)}, expected {tuple(wanted.shape)}'
         )
     elif value.is_floating_point() != wanted.is_floating_point() or value.is_complex():
-        result.wrong.append(f'{key} is {value.dtype}, wanted {wanted.dtype}')
+        result.wrong.append(f'{key} is {value.dtype}, expected {wanted.dtype}')
     elif value.is_floating_point() and not value.isfinite().all():
         count = int((~value.isfinite()).sum())
         result.wrong.append(
@@ -191,10 +190,10 @@ def refuse(
 
     Args:
         result: The comparison.
-        where: What the checkpoint is called, its file and layout.
-        model: What the model is called.
+        where: Description of the checkpoint, with its file and layout.
+        model: Description of the model.
         names: Our name -> the key in the file, where it differs.
-        hints: What to do, for the case.
+        hints: What to do about the mismatch.
     """
     if result.ok:
         return
@@ -215,13 +214,13 @@ def refuse(
         parts.append('; '.join([first_few(result.wrong, 3)]))
     advice = ' '.join(hints)
     raise CheckpointError(
-        f'{where} does not fit {model}, and nothing of it was loaded. '
+        f'{where} does not fit {model}; nothing was loaded. '
         f'{". ".join(parts)}.' + (f' {advice}' if advice else '')
     )
 
 
 def describe(module: HasSizes) -> str:
-    """Return what messages call a backbone."""
+    """Return a description of a backbone for messages."""
     return (
         f'{type(module).__name__} with depths {tuple(module.arch.depths)} and dims '
         f'{tuple(module.arch.dims)}'
@@ -231,11 +230,11 @@ def describe(module: HasSizes) -> str:
 def hints_for(
     module: HasSizes, source: Mapping[str, Tensor], result: Comparison
 ) -> Iterator[str]:
-    """Say what to do about a comparison that is not clean.
+    """Yield hints about what to do if a comparison is not clean.
 
     Args:
         module: The backbone.
-        source: The checkpoint's, in mmmeta's names.
+        source: The checkpoint's backbone, in mmmeta's names.
         result: The comparison of the two.
     """
     found = _sizes(source)
@@ -245,25 +244,25 @@ def hints_for(
             for name, arch in module.archs.items()
             if (tuple(arch.depths), tuple(arch.dims)) == found
         ]
-        which = f', as arch {" or ".join(names[:3])} has' if names else ''
-        yield f'The checkpoint is of depths {found[0]} and dims {found[1]}{which}.'
+        which = f', like arch {" or ".join(names[:3])}' if names else ''
+        yield f'The checkpoint has depths {found[0]} and dims {found[1]}{which}.'
     elif any('layer_scale' in key for key in result.missing + result.unexpected):
         has, lacks = 'model', 'checkpoint'
         if any('layer_scale' in key for key in result.unexpected):
             has, lacks = lacks, has
         yield (
-            f'The {has} has layer scale and the {lacks} has none: they are of '
-            'different archs, as base_ls and base are (layer_scale in the arch).'
+            f'The {has} has layer scale but the {lacks} has none: choose the matching '
+            'arch (base_ls has it, base does not; layer_scale in the arch).'
         )
     if any(text.startswith(STEMS) for text in result.wrong):
         yield (
-            'For images of other than 3 channels give in_channels=... to the '
-            'backbone: a stem for 3 is then adapted.'
+            'For images that do not have 3 channels, pass in_channels=... to the '
+            'backbone: a 3-channel stem is then adapted.'
         )
 
 
 def _sizes(backbone: Mapping[str, Tensor]) -> tuple[tuple, tuple] | None:
-    """Return depths and dims of a checkpoint, as its keys and shapes tell them."""
+    """Return a checkpoint's depths and dims, inferred from its keys and shapes."""
     blocks: dict[int, int] = {}
     dims: dict[int, int] = {}
     for key, value in backbone.items():

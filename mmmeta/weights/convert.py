@@ -1,4 +1,4 @@
-"""Checkpoint files from one layout to another."""
+"""Conversion of checkpoint files from one layout to another."""
 
 import os
 import tempfile
@@ -24,31 +24,30 @@ def convert_checkpoint(
     prefix: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a checkpoint's weights in another layout, and nothing but the weights.
+    """Write only the weights of a checkpoint, in another layout.
 
     Args:
-        src: A path, an address or mmmeta://NAME, in any layout mmmeta knows.
+        src: A path, a URL or mmmeta://NAME, in any layout mmmeta knows.
         dst: The file to write: .safetensors, or .pth (.pt, .bin) for torch.save.
-        to: A name of `mmmeta.weights.LAYOUT_NAMES`. Default: 'mmmeta'.
-        ema: Take averaged weights where the file has them beside the others.
-            Default: True.
-        prefix: Where the backbone is in the file. Default: found out.
-        overwrite: Replace `dst` if it is there. Default: False.
+        to: A name in `mmmeta.weights.LAYOUT_NAMES`. Default: 'mmmeta'.
+        ema: Use averaged weights if the file contains them. Default: True.
+        prefix: Prefix of the backbone's keys in the file. Default: detected.
+        overwrite: Replace `dst` if it exists. Default: False.
 
     Returns:
         The path written.
 
     Raises:
-        CheckpointError: `src` cannot be read or is of no known layout, the layout
-            `to` has no place for some of it, or `dst` cannot be written.
+        CheckpointError: `src` cannot be read or has an unknown layout, the layout `to`
+            cannot represent some of it, or `dst` cannot be written.
     """
     dst = Path(dst).expanduser()
     if dst.suffix not in SUFFIXES:
         raise CheckpointError(
-            f'{dst} must end in one of {", ".join(SUFFIXES)}, to say how to write it'
+            f'the name {dst} must end in one of {", ".join(SUFFIXES)}'
         )
     if dst.exists() and not overwrite:
-        raise CheckpointError(f'{dst} exists already; choose another name or delete it')
+        raise CheckpointError(f'{dst} already exists; choose another name or delete it')
     try:
         parsed = parse(read_state_dict(locate(src), ema=ema), prefix)
         state = to_layout(parsed, to)
@@ -60,7 +59,7 @@ def convert_checkpoint(
 
 
 def _write(state: dict[str, Tensor], dst: Path) -> None:
-    """Write `dst`, all of it or nothing."""
+    """Write `dst` completely or not at all."""
     state = {key: value.contiguous().clone() for key, value in state.items()}
     part = None
     try:

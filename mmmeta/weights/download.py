@@ -1,14 +1,14 @@
-"""Downloads into a cache that torch.hub shares.
+"""Downloads into the cache of torch.hub.
 
-A file comes in under a name with `.part`, is continued after an interruption, is
-checked by size and SHA-256 and then renamed, so that a file under its own name is
-whole. A lock beside it lets two processes that ask at once download it once. What a
-first download's SHA-256 was is kept beside the file, with the file's time of change,
-and a later difference is an error; a file of that same time is not read again for it.
+A file is downloaded under a name with `.part`, resumed after an interruption, checked
+by size and SHA-256 and then renamed, so that a file with its final name is complete. A
+lock file prevents two processes from downloading it twice. The SHA-256 of the first
+download is recorded next to the file with the file's modification time; a later
+difference is an error, and a file with the same time is not hashed again.
 
-torch.hub and huggingface_hub do not serve here: the one starts over after an
-interruption and takes what was cut off for whole; the other takes a web page for a
-file, writes until the disk is full, and without a network tries for half a minute.
+torch.hub and huggingface_hub are not suitable: torch.hub restarts interrupted downloads
+and accepts truncated files; huggingface_hub accepts a web page as a file, writes until
+the disk is full, and retries for half a minute without a network.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.zoo import Source, find
 
 CHUNK = 1 << 18
-TIMEOUT = 30  # seconds without a byte
-ATTEMPTS = 3  # at one address; each goes on where the one before stopped
+TIMEOUT = 30  # seconds without receiving a byte
+ATTEMPTS = 3  # per URL; each resumes the previous one
 WAIT = 1.0  # seconds before the second attempt
 _NETWORK = (
     urllib.error.URLError,
@@ -44,7 +44,7 @@ _NETWORK = (
 
 
 def cache_dir() -> Path:
-    """Return where downloads go: $MMMETA_HOME, else torch.hub's checkpoints."""
+    """Return the download folder: $MMMETA_HOME, else torch.hub's checkpoints."""
     home = os.environ.get('MMMETA_HOME')
     if home:
         return Path(home).expanduser()
@@ -54,10 +54,10 @@ def cache_dir() -> Path:
 
 
 def fetch_published(name: str) -> Path:
-    """Return the file of a published checkpoint, downloaded if it is not there.
+    """Return the file of a published checkpoint, downloading it if necessary.
 
     Args:
-        name: `arch.tag`, or `arch` for the first of its tags.
+        name: `arch.tag`, or `arch` for its first tag.
 
     Raises:
         CheckpointError: An unknown name, or as for `fetch`.
@@ -68,26 +68,25 @@ def fetch_published(name: str) -> Path:
     path = cache_dir() / row.file
     if not path.is_file():
         raise CheckpointError(
-            f'{row.name} cannot be downloaded without a browser: get it from '
-            f'{row.sources[0].url} and put it at {path}'
+            f'{row.name} can only be downloaded in a browser: get it from '
+            f'{row.sources[0].url} and save it as {path}'
         )
     return path
 
 
 def fetch(sources: Sequence[Source], quiet: bool | None = None) -> Path:
-    """Return the file at the first address that works, downloaded if need be.
+    """Return the file from the first URL that works, downloading it if necessary.
 
     Args:
-        sources: Addresses, tried in turn.
-        quiet: Show no progress. Default: shown where stderr is a terminal.
+        sources: URLs, tried in order.
+        quiet: Show no progress. Default: shown if stderr is a terminal.
 
     Returns:
-        A file in `cache_dir()`. One that is there already is used if `check` finds
-        it to be the one known.
+        A file in `cache_dir()`. An existing file is used if it passes `check`.
 
     Raises:
-        CheckpointError: No address works (the message says which file to put
-            where), a file is not the one known, or there is no room.
+        CheckpointError: No URL works (the message says which file to put where), a
+            file is not the expected one, or the disk is full.
     """
     folder = cache_dir()
     for source in sources:
@@ -99,7 +98,7 @@ def fetch(sources: Sequence[Source], quiet: bool | None = None) -> Path:
         path = folder / source.file
         try:
             with _writing(folder), FileLock(f'{path}.lock'):
-                # Another process may have finished it while this one waited.
+                # Another process may have downloaded it while this one waited.
                 if not path.is_file():
                     _download(source, path, quiet)
             return path
@@ -107,24 +106,24 @@ def fetch(sources: Sequence[Source], quiet: bool | None = None) -> Path:
             problems.append(f'{source.url}: {error}')
     path = folder / sources[0].file
     raise CheckpointError(
-        f'no address of {path.name} works ({"; ".join(problems)}). Without a network, '
-        f'get {sources[0].url} elsewhere and put it at {path}'
+        f'no URL of {path.name} works ({"; ".join(problems)}). Without a network, '
+        f'download {sources[0].url} elsewhere and save it as {path}'
     )
 
 
 def check(path: Path, source: Source, thorough: bool = False) -> None:
-    """Refuse a file of the cache that is not the one known.
+    """Raise an error if a cached file is not the expected one.
 
-    It is read in full where something is known of its content and it has changed since
-    that was last found right, by its time of change.
+    It is hashed if its SHA-256 is known and its modification time has changed since it
+    was last verified.
 
     Args:
         path: The file.
-        source: The address it is from.
-        thorough: Read it in full all the same. Default: False.
+        source: Its URL.
+        thorough: Hash it in any case. Default: False.
 
     Raises:
-        CheckpointError: Its size or SHA-256 is not the one known or recorded.
+        CheckpointError: Its size or SHA-256 differs from the known or recorded one.
     """
     changed = path.stat().st_mtime_ns
     recorded = _recorded(path)
@@ -138,19 +137,19 @@ def check(path: Path, source: Source, thorough: bool = False) -> None:
 
 
 class _TransferError(Exception):
-    """An address that does not give its file; another may."""
+    """A URL does not deliver its file; another may."""
 
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Say what to do where the disk rather than the network fails."""
+    """Say what to do if the disk rather than the network fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         raise CheckpointError(
             f'a download to {folder} cannot be written: {error.strerror or error}. '
-            'Make room there, or set MMMETA_HOME to another folder'
+            'Free some space there, or set MMMETA_HOME to another folder'
         ) from error
 
 
@@ -175,7 +174,7 @@ def _download(source: Source, path: Path, quiet: bool | None) -> None:
 
 
 def _transfer(source: Source, part: Path, quiet: bool | None) -> None:
-    """Download to `part`, going on from what is there."""
+    """Download to `part`, resuming if it exists."""
     have = part.stat().st_size if part.is_file() else 0
     headers = {'User-Agent': f'mmmeta/{__version__}'}
     if have:
@@ -184,7 +183,7 @@ def _transfer(source: Source, part: Path, quiet: bool | None) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing behind what is there: it is no part of this
+        if error.code == 416:  # out of range: `part` is not a part of this file
             part.unlink()
         raise _TransferError(
             f'the server answered {error.code} {error.reason}'
@@ -253,16 +252,16 @@ def _record_of(path: Path) -> Path:
 
 
 def _recorded(path: Path) -> str:
-    """Return the SHA-256 that is kept beside a file, '' where none is."""
+    """Return the SHA-256 recorded next to a file, or ''."""
     record = _record_of(path)
     words = record.read_text().split() if record.is_file() else []
     return words[0] if words else ''
 
 
 def _record(path: Path, digest: str, changed: int) -> None:
-    """Keep a file's SHA-256 beside it, dated by the file's own time of change."""
+    """Record a file's SHA-256 next to it, with the file's modification time."""
     record = _record_of(path)
-    with contextlib.suppress(OSError):  # a folder of somebody else's
+    with contextlib.suppress(OSError):  # the folder may be read-only
         record.write_text(f'{digest}  {path.name}\n')
         os.utime(record, ns=(changed, changed))
 
@@ -276,7 +275,7 @@ def _sha256(file: Path) -> str:
 
 
 def _refuse_another(file: Path, path: Path, source: Source, digest: str) -> None:
-    """Compare a file with what is known of it and recorded of `path`."""
+    """Compare a file with its known size and SHA-256 and those recorded for `path`."""
     size = file.stat().st_size
     if source.size is not None and size != source.size:
         raise CheckpointError(
@@ -286,12 +285,12 @@ def _refuse_another(file: Path, path: Path, source: Source, digest: str) -> None
     if source.sha256 and not digest.startswith(source.sha256):
         raise CheckpointError(
             f'{file} has SHA-256 {digest}, expected {source.sha256}; it is damaged or '
-            'another file: delete it to download it again'
+            'a different file: delete it to download it again'
         )
     recorded = _recorded(path)
     if recorded and recorded != digest:
         raise CheckpointError(
-            f'{file} has SHA-256 {digest}, and at its first download had {recorded}: '
-            'it was changed, here or where it comes from. If you trust the change, '
-            f'delete {_record_of(path)}; else delete the file'
+            f'{file} has SHA-256 {digest}, but had {recorded} when first downloaded: '
+            'it was changed, here or at its source. If you trust the change, '
+            f'delete {_record_of(path)}; otherwise delete the file'
         )

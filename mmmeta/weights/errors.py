@@ -1,4 +1,4 @@
-"""The one exception of everything that reads, converts or downloads weights."""
+"""The exception for reading, converting and downloading weights."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,16 @@ from mmmeta.errors import UserError
 
 
 class CheckpointError(UserError):
-    """A checkpoint that cannot be had, read, recognized or loaded.
+    """A checkpoint cannot be obtained, read, recognized or loaded.
 
-    A `RuntimeError`, as PyTorch and MMEngine raise for a state dict that does not
-    match. The message names the file, what was wrong with it, what was expected
-    and what to do.
+    A `RuntimeError`, which PyTorch and MMEngine raise for a state_dict that does not
+    match. The message names the file, what was wrong with it, what was expected and
+    what to do.
     """
 
 
 def first_few(items: Sequence[object], count: int = 4) -> str:
-    """Return the first items as text, and how many more there are."""
+    """Return the first items as text, and the number of further ones."""
     text = ', '.join(str(item) for item in items[:count])
     more = len(items) - count
     return f'{text} and {more} more' if more > 0 else text

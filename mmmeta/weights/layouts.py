@@ -29,8 +29,8 @@ MMMETA = Layout(
     prefix='backbone.',
 )
 
-# Between stages the official list of modules holds a downsampling, so that stage
-# i is at 2i. The norms of dense outputs are numbered likewise.
+# The official module list has a downsampling between stages, so stage i is at 2i.
+# The norms of dense outputs are numbered the same way.
 _POOLFORMER = (
     Row(f'patch_embed.proj.{WB}', f'stages.0.downsample.conv.{WB}'),
     Row(
@@ -58,8 +58,8 @@ SAIL_POOLFORMER = Layout(
     ),
 )
 
-# MMPretrain numbers its norms by position too, so that norm6 is the final norm in
-# a classifier and the last output's norm in a dense model, which has others.
+# MMPretrain also numbers norms by position, so norm6 is the final norm in a classifier
+# but the last output's norm in a dense model, which also has others.
 MMPRETRAIN_CLASSIFIER = Layout(
     'mmpretrain',
     (
@@ -144,7 +144,7 @@ TIMM_METAFORMER = Layout(
             stages=REDUCTIONS,
         ),
         Row(f'{BLOCK}.[norm1|norm2].weight', f'{BLOCK}.[norm1|norm2].weight'),
-        # Blocks with attention work on (B, N, C) there, with linear layers.
+        # There, blocks with attention use linear layers on (B, N, C).
         Row(
             f'{BLOCK}.mlp.[fc1|fc2].weight',
             f'{BLOCK}.mlp.[fc1|fc2].weight',

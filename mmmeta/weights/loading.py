@@ -1,6 +1,6 @@
-"""Strict loading: all of a checkpoint's weights or an error that names them.
+"""Strict loading: all weights of a checkpoint, or an error that names the mismatches.
 
-A model that loads so derives its backbone from `Backbone`; nothing here knows which.
+Backbones derive from `Backbone` to be loaded this way.
 """
 
 import os
@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit, update_init_info
 from torch import Tensor, nn
 
-from mmmeta.weights import scheme  # noqa: F401  (makes mmmeta:// known to MMEngine)
+from mmmeta.weights import scheme  # noqa: F401  (registers mmmeta:// with MMEngine)
 from mmmeta.weights.compare import (
     Comparison,
     Sizes,
@@ -36,17 +36,17 @@ _NOT_STRICT = 'mmmeta_not_strict'
 
 
 class Backbone(BaseModule):
-    """A module that loads its weights strictly and in any layout, whoever loads them.
+    """A module whose weights are loaded strictly and in any layout.
 
-    Its `init_cfg`, its own `load_state_dict`, and PyTorch's and MMEngine's loading of a
-    model around it all do. Deriving from this class is also what makes a module the
-    backbone that `load_checkpoint` looks for: other packages' have the same attributes,
-    and a compiled module even lends those of what it wraps.
+    This applies to its `init_cfg`, its own `load_state_dict`, and PyTorch's and
+    MMEngine's loading of a model that contains it. `load_checkpoint` also recognizes a
+    backbone by this class: other packages' backbones have the same attributes, and a
+    compiled module exposes those of the module that it wraps.
 
     Attributes:
-        arch: Its depths and dims. What these three are, subclasses say.
-        archs: All archs by name; an error names the one that a checkpoint is of.
-        in_channels: Channels of its images; a stem for 3 is adapted to them.
+        arch: Its depths and dims. Subclasses define these three attributes.
+        archs: All archs by name; errors name the one that a checkpoint belongs to.
+        in_channels: Channels of its images; a 3-channel stem is adapted to them.
     """
 
     arch: Sizes
@@ -54,15 +54,15 @@ class Backbone(BaseModule):
     in_channels: int
 
     def init_weights(self) -> None:
-        """Initialize as `init_cfg` says; 'Pretrained' loads strictly.
+        """Initialize according to `init_cfg`; 'Pretrained' loads strictly.
 
-        MMEngine's own 'Pretrained' reads any pickle where a safe reading fails, knows
-        one layout and only logs what does not fit; here `load_backbone` does it, with
-        the options `checkpoint`, `prefix` and `map_location`. The other entries of a
-        list come first and go MMEngine's way.
+        MMEngine's own 'Pretrained' reads any pickle if safe loading fails, supports one
+        layout and only logs mismatches. This calls `load_backbone` instead, with the
+        options `checkpoint`, `prefix` and `map_location`. MMEngine handles the other
+        entries of a list first.
 
         Raises:
-            CheckpointError: The checkpoint cannot be had or does not fit.
+            CheckpointError: The checkpoint cannot be obtained or does not fit.
         """
         init_cfg = self.init_cfg
         cfgs = [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg or ())
@@ -71,8 +71,8 @@ class Backbone(BaseModule):
             super().init_weights()
             return
         others = [cfg for cfg in cfgs if cfg not in pretrained]
-        # Inside a model MMEngine keeps account of what became of each parameter. A bare
-        # backbone with nothing else to do is spared its printing of the account.
+        # Inside a model MMEngine records how each parameter was initialized. For a bare
+        # backbone with nothing else to initialize, its printout is skipped.
         in_model = hasattr(self, '_params_init_info')
         if in_model or others:
             self.init_cfg = others
@@ -80,7 +80,7 @@ class Backbone(BaseModule):
                 super().init_weights()
             finally:
                 self.init_cfg = init_cfg
-        self.is_init = False  # should the loading fail, it may be tried again
+        self.is_init = False  # if loading fails, it can be retried
         for cfg in pretrained:
             options = {key: value for key, value in cfg.items() if key != 'type'}
             report = load_backbone(self, **options)
@@ -94,20 +94,20 @@ class Backbone(BaseModule):
     ) -> Any:
         """Load weights in any layout that `mmmeta.weights` knows.
 
-        As in PyTorch, but what does not fit raises also when a model around the
+        As in PyTorch, but mismatches also raise an error if a model that contains the
         backbone is loaded with `strict=False`, as MMEngine does.
 
         Args:
-            state_dict: The backbone's weights; left as it is.
-            strict: Raise where they do not fit. Default: True.
+            state_dict: The backbone's weights; not modified.
+            strict: Raise an error for mismatches. Default: True.
             assign: As in PyTorch. Default: False.
 
         Returns:
-            PyTorch's account of missing and unexpected keys, in mmmeta's names.
+            PyTorch's report of missing and unexpected keys, in mmmeta's names.
 
         Raises:
-            CheckpointError: As for `load_backbone`; with `strict` only.
-            RuntimeError: PyTorch's, for a misfit under mmmeta's own names.
+            CheckpointError: As for `load_backbone`; only if `strict`.
+            RuntimeError: PyTorch's, for mismatches of keys in mmmeta's own names.
         """
         if not strict and isinstance(state_dict, Mapping):
             state_dict = _marked_not_strict(state_dict)
@@ -120,16 +120,16 @@ class Backbone(BaseModule):
         local_metadata: dict[str, Any],
         *args: Any,
     ) -> None:
-        # PyTorch and MMEngine both come through here, whatever they load.
+        # Both PyTorch and MMEngine call this for any model that they load.
         strict = _NOT_STRICT not in local_metadata
         _translate_in_place(self, state_dict, prefix, strict)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 
 
 def _marked_not_strict(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
-    """Return a copy whose metadata say what PyTorch tells no module, `strict=False`.
+    """Return a copy that records `strict=False` in its metadata.
 
-    PyTorch itself hands `assign` on in the metadata.
+    PyTorch does not pass `strict` to modules, but does pass `assign` in the metadata.
     """
     marked = OrderedDict(state_dict)
     metadata = dict(getattr(state_dict, '_metadata', None) or {})
@@ -140,12 +140,12 @@ def _marked_not_strict(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was loaded.
+    """The result of loading.
 
     Attributes:
-        source: What the checkpoint is called, its file and layout.
-        loaded: How many tensors were copied.
-        kept: Names that the checkpoint lacks as expected; they keep their values.
+        source: Description of the checkpoint, with its file and layout.
+        loaded: Number of tensors copied.
+        kept: Names that the checkpoint lacks, as expected; they keep their values.
         left: Names in the checkpoint that are not used, as expected.
     """
 
@@ -157,8 +157,8 @@ class LoadReport:
     def __str__(self) -> str:
         text = f'loaded {self.loaded} tensors from {self.source}'
         for names, what in (
-            (self.kept, 'not in it, as expected'),
-            (self.left, 'not needed, as expected'),
+            (self.kept, 'missing, as expected'),
+            (self.left, 'unused, as expected'),
         ):
             if names:
                 text += f'; {what}: {first_few(_roots(names), 8)}'
@@ -183,24 +183,24 @@ def load_backbone(
 ) -> LoadReport:
     """Load a checkpoint into a backbone, strictly.
 
-    What may be left over: a classifier's head and final norm, norms of outputs that
-    the model does not return, stages it does not have, and whatever else a
-    detector or segmentor has beside its backbone. What may be missing: the norms of
-    dense outputs, which stay as they are (at one in a new model), and batch norms'
-    counters. Anything else raises, before anything was changed.
+    Allowed to be unused: a classifier's head and final norm, norms of outputs that the
+    model does not return, stages it does not have, and the other parts of a detector or
+    segmentor. Allowed to be missing: the norms of dense outputs, which keep their
+    values (one in a new model), and batch norms' counters. Any other mismatch raises an
+    error before anything is changed.
 
     Args:
         module: The backbone.
-        checkpoint: A path, an address, mmmeta://NAME or a state dict, in any layout
-            of `mmmeta.weights.layouts`. float16, bfloat16, float32 and float64
-            weights are converted to the parameter's dtype.
-        prefix: Where the backbone is in the checkpoint. Default: found out (bare, or
-            under `backbone.`).
-        map_location: Where to read it to, as for `torch.load`. Default: 'cpu'.
+        checkpoint: A path, a URL, mmmeta://NAME or a state_dict, in any layout of
+            `mmmeta.weights.layouts`. float16, bfloat16, float32 and float64 weights
+            are converted to the parameter's dtype.
+        prefix: Prefix of the backbone's keys in the checkpoint. Default: detected
+            (none or `backbone.`).
+        map_location: As for `torch.load`. Default: 'cpu'.
 
     Raises:
-        CheckpointError: It cannot be had or read, is of no known layout, or does not
-            fit; the message names keys, shapes found and shapes wanted.
+        CheckpointError: It cannot be obtained or read, has an unknown layout, or does
+            not fit; the message names the keys, and the shapes found and expected.
     """
     parsed, where = _read(checkpoint, prefix, map_location)
     target = module.state_dict()
@@ -225,15 +225,15 @@ def load_classifier(
     """Load a checkpoint into an image classifier, strictly.
 
     Args:
-        model: With a MetaFormer as `backbone`, a `neck` and a `head` with `fc`.
+        model: Has a MetaFormer as `backbone`, a `neck`, and a `head` with `fc`.
         checkpoint: As for `load_backbone`.
-        new_head: Keep the model's last layer where the checkpoint has another
-            number of classes; where it has no classifier at all, keep the neck and
-            the final norm too. Default: False.
+        new_head: Keep the model's last layer if the checkpoint has a different number
+            of classes; if it has no classifier, keep the neck and final norm too.
+            Default: False.
         map_location: As for `load_backbone`. Default: 'cpu'.
 
     Raises:
-        CheckpointError: As for `load_backbone`, and for another number of classes.
+        CheckpointError: As for `load_backbone`, and for a different number of classes.
     """
     parsed, where = _read(checkpoint, None, map_location)
     full = model.state_dict()
@@ -242,17 +242,17 @@ def load_classifier(
     has_head = 'head.fc.weight' in parsed.outer
     if not has_head and not new_head:
         raise CheckpointError(
-            f'{where} holds no classifier (no head.fc), as those for detection and '
-            'segmentation do. Give num_classes=... to create_model for a new head on '
-            'it, or load only its backbone'
+            f'{where} contains no classifier (no head.fc), like checkpoints for '
+            'detection and segmentation. Pass num_classes=... to create_model for a '
+            'new head, or load only its backbone'
         )
     outer = {k: v for k, v in parsed.outer.items() if k.startswith(CLASSIFIER_PARTS)}
     if has_head and len(outer['head.fc.weight']) != len(rest['head.fc.weight']):
         found, wanted = len(outer['head.fc.weight']), len(rest['head.fc.weight'])
         if not new_head:
             raise CheckpointError(
-                f'{where} has {found} classes, the model {wanted}. Give num_classes='
-                f'{found} for its own, or num_classes={wanted} for a new head'
+                f'{where} has {found} classes, the model {wanted}. Pass num_classes='
+                f'{found} to keep its head, or num_classes={wanted} for a new head'
             )
         rest = {k: v for k, v in rest.items() if not k.startswith('head.fc.')}
         outer = {k: v for k, v in outer.items() if not k.startswith('head.fc.')}
@@ -274,20 +274,19 @@ def load_checkpoint(
     prefix: str | None = None,
     map_location: Any = 'cpu',
 ) -> LoadReport:
-    """Load a checkpoint strictly into whatever `model` is.
+    """Load a checkpoint strictly into a backbone or a model with one.
 
     Args:
         model: A MetaFormer backbone, an image classifier, or a detector or
-            segmentor with a MetaFormer inside. A detector's checkpoint has to
-            have all of its weights; for its backbone alone, give
-            `model.backbone`.
+            segmentor with a MetaFormer. A detector's checkpoint must contain all of
+            its weights; to load only its backbone, pass `model.backbone`.
         checkpoint: As for `load_backbone`.
         prefix: As for `load_backbone`; only for a backbone. Default: None.
         map_location: As for `load_backbone`. Default: 'cpu'.
 
     Raises:
         CheckpointError: As for `load_backbone`.
-        TypeError: The model holds no MetaFormer, or more than one.
+        TypeError: The model has no MetaFormer, or more than one.
     """
     path, module = find_backbone(model)
     if module is model:
@@ -295,7 +294,7 @@ def load_checkpoint(
             module, checkpoint, prefix=prefix, map_location=map_location
         )
     if prefix:
-        raise TypeError('prefix is for loading a backbone; give that as the model')
+        raise TypeError('prefix is only for loading a backbone; pass that as the model')
     if path == 'backbone.' and hasattr(getattr(model, 'head', None), 'fc'):
         return load_classifier(model, checkpoint, map_location=map_location)
     parsed, where = _read(checkpoint, None, map_location)
@@ -317,8 +316,8 @@ def find_backbone(model: nn.Module) -> tuple[str, Backbone]:
     found = [(n, m) for n, m in model.named_modules() if isinstance(m, Backbone)]
     if len(found) != 1:
         raise TypeError(
-            f'expected a model with one mmmeta backbone, {type(model).__name__} has '
-            f'{len(found)}; give the backbone itself'
+            f'expected a model with one mmmeta backbone, but {type(model).__name__} '
+            f'has {len(found)}; pass the backbone itself'
         )
     name, module = found[0]
     return (f'{name}.' if name else ''), module
@@ -327,20 +326,20 @@ def find_backbone(model: nn.Module) -> tuple[str, Backbone]:
 def _translate_in_place(
     module: Backbone, state_dict: dict[str, Any], prefix: str, strict: bool
 ) -> None:
-    """Put a backbone's keys in `state_dict` into mmmeta's names before it is loaded.
+    """Rename a backbone's keys in `state_dict` to mmmeta's names before loading.
 
-    So that a detector's checkpoint around another implementation loads as it is.
+    This lets detectors with other implementations of the backbone load unconverted.
 
     Args:
         module: The backbone.
-        state_dict: The keys of the model or of the backbone; changed in place. A
-            state dict in mmmeta's own names is left alone.
+        state_dict: The weights of the model or backbone; changed in place. A
+            state_dict in mmmeta's own names is not changed.
         prefix: The backbone's prefix in it.
-        strict: Raise where the weights do not fit. MMEngine always asks for that,
-            and then only logs what did not fit.
+        strict: Raise an error for mismatches. MMEngine always sets this, and then only
+            logs mismatches.
 
     Raises:
-        CheckpointError: As for `load_backbone`; with `strict` only.
+        CheckpointError: As for `load_backbone`; only if `strict`.
     """
     local = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
     target = module.state_dict()
@@ -356,7 +355,7 @@ def _translate_in_place(
             ''
             if local
             else (
-                '. If the checkpoint is a bare backbone or classifier, give it to the '
+                '. If the checkpoint is a bare backbone or classifier, pass it to the '
                 "backbone: init_cfg=dict(type='Pretrained', checkpoint=...)"
             )
         )
@@ -384,7 +383,7 @@ def _same(local: Mapping[str, Any], target: Mapping[str, Tensor]) -> bool:
 def _read(
     checkpoint: Checkpoint, prefix: str | None, map_location: Any
 ) -> tuple[Parsed, str]:
-    """Return a parsed checkpoint and what to call it."""
+    """Return a parsed checkpoint and its description."""
     if isinstance(checkpoint, Mapping):
         name, state = 'the state dict', dict(checkpoint)
     else:

@@ -1,4 +1,4 @@
-"""From what a user calls a checkpoint to a file on this machine."""
+"""Resolving a checkpoint's path, URL or name to a local file."""
 
 import os
 from pathlib import Path
@@ -8,15 +8,15 @@ WEB = ('http://', 'https://')
 
 
 def is_remote(name: str) -> bool:
-    """Whether `name` is an address or an mmmeta:// name rather than a path."""
+    """Whether `name` is a URL or an mmmeta:// name rather than a path."""
     return name.startswith((SCHEME, *WEB))
 
 
 def locate(name: str | os.PathLike) -> Path:
-    """Return the file of a checkpoint, downloading it where it is not here yet.
+    """Return the file of a checkpoint, downloading it if necessary.
 
     Args:
-        name: A path, an http(s) address, or mmmeta://NAME with NAME from
+        name: A path, an http(s) URL, or mmmeta://NAME with NAME from
             `mmmeta list --pretrained`.
 
     Raises:
@@ -35,7 +35,7 @@ def locate(name: str | os.PathLike) -> Path:
         return fetch([Source(text)])
     if '://' in text:
         raise CheckpointError(
-            f'{text}: mmmeta reads paths, http(s):// and {SCHEME}; download the file '
-            'and give its path'
+            f'{text}: mmmeta supports paths, http(s):// and {SCHEME}; download the '
+            'file and pass its path'
         )
     return Path(text).expanduser()

@@ -1,13 +1,13 @@
-"""Key layouts as data: what a row of a rename table is and how it is applied.
+"""Key layouts as data: rows of rename tables and how they are applied.
 
 A row pairs two patterns, that of an official checkpoint and mmmeta's own:
 
     Row('network.{2i}.{b}.[norm1|norm2].*', 'stages.{i}.blocks.{b}.[norm1|norm2].*')
 
-`{i}` (the stage) and `{b}` (the block) are integers; `{2i-1}` and `{i+1}` say how
-the official number follows from ours. `[a|b]` is one of the words; the first
-bracket of one side belongs to the first of the other, word by word. `*` at the
-end is any rest. Both directions are read from the same row.
+`{i}` (the stage) and `{b}` (the block) are integers; `{2i-1}` and `{i+1}` derive the
+official number from ours. `[a|b]` matches one of the words; the first bracket of one
+side corresponds to the first of the other, word by word. `*` at the end matches any
+rest. The same row is used in both directions.
 """
 
 import re
@@ -25,7 +25,7 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class _Match:
-    """What a pattern found in a key: integers by name, words by place, the rest."""
+    """A match of a pattern: integers by name, words by position, the rest."""
 
     fields: Mapping[str, int]
     words: tuple[int, ...]
@@ -40,7 +40,7 @@ class Pattern:
         stages: Values that the field `i` may take.
 
     Raises:
-        ValueError: The text is no pattern.
+        ValueError: The text is not a valid pattern.
     """
 
     def __init__(self, text: str, stages: Iterable[int]) -> None:
@@ -48,7 +48,7 @@ class Pattern:
         self.stages = tuple(stages)
         self.tokens = list(_TOKEN.finditer(text))
         if ''.join(token.group() for token in self.tokens) != text:
-            raise ValueError(f'{text!r} is no key pattern')
+            raise ValueError(f'{text!r} is not a key pattern')
         self._regex = re.compile(''.join(map(self._regex_of, self.tokens)))
 
     @staticmethod
@@ -60,7 +60,7 @@ class Pattern:
         return '(.+)' if token['rest'] else re.escape(token['text'])
 
     def match(self, key: str) -> _Match | None:
-        """Return what the pattern finds in `key`, None where it does not fit."""
+        """Return the pattern's match in `key`, or None."""
         found = self._regex.fullmatch(key)
         if found is None:
             return None
@@ -81,7 +81,7 @@ class Pattern:
         return _Match(fields, tuple(words), rest)
 
     def format(self, match: _Match) -> str:
-        """Return the key that the other side's `match` stands for."""
+        """Return the key for a match of the other side's pattern."""
         words = iter(match.words)
         parts = []
         for token in self.tokens:
@@ -104,10 +104,10 @@ class Row:
         own: Pattern of mmmeta's keys.
         ndim: 2 or 4 for a pointwise layer: the rank of the official weight, (O, I)
             or (O, I, 1, 1); ours is always (O, I, 1, 1). None for anything else.
-        stages: The stages this row is about.
-        beside: Pattern of another of mmmeta's keys that must be there for this row
-            to be used in writing official keys, where one key of ours has two
-            official forms. Rows are tried in order.
+        stages: The stages this row applies to.
+        beside: If one key of ours has two official forms: pattern of another of
+            mmmeta's keys that must exist for this row to be used when writing
+            official keys. Rows are tried in order.
     """
 
     official: str
@@ -121,13 +121,13 @@ class Row:
         return Pattern(self.official, self.stages), Pattern(self.own, self.stages)
 
     def to_own(self, key: str) -> str | None:
-        """Return our name of an official key, None where the row is not about it."""
+        """Return our name of an official key, or None if the row does not apply."""
         official, own = self.patterns
         match = official.match(key)
         return None if match is None else own.format(match)
 
     def to_official(self, key: str, keys: Iterable[str]) -> str | None:
-        """Return the official name of our `key`, one of `keys`; None as above."""
+        """Return the official name of our `key`, one of `keys`, or None as above."""
         official, own = self.patterns
         match = own.match(key)
         if match is None:
@@ -142,11 +142,11 @@ class Layout:
     """The rename table of one kind of official checkpoint.
 
     Attributes:
-        name: What users call it. Layouts of one name share it because their
-            publisher names the keys of two uses differently.
+        name: Its name for users. Layouts share a name if their publisher names the
+            keys differently for two uses.
         rows: The table.
-        prefix: What the publisher's files have in front of a backbone's keys.
-        needs: One of our keys that all models of this layout have, where models
+        prefix: The prefix of a backbone's keys in the publisher's files.
+        needs: One of our keys that all models of this layout have, if models
             without it would fit the table too.
     """
 
@@ -156,7 +156,7 @@ class Layout:
     needs: str = ''
 
     def find(self, key: str) -> tuple[str, Row] | None:
-        """Return our name of an official key and its row, None if there is none."""
+        """Return our name of an official key and its row, or None."""
         for row in self.rows:
             own = row.to_own(key)
             if own is not None:
@@ -164,14 +164,14 @@ class Layout:
         return None
 
     def misfits(self, keys: Iterable[str]) -> list[str]:
-        """Return the official keys that no row is about."""
+        """Return the official keys to which no row applies."""
         return [key for key in keys if self.find(key) is None]
 
     def to_own(self, keys: Iterable[str]) -> dict[str, tuple[str, Row]]:
         """Return our name and the row of each official key, by official key.
 
         Raises:
-            CheckpointError: Keys without a row, or two keys of one name.
+            CheckpointError: Keys without a row, or two keys with the same name.
         """
         found = {key: self.find(key) for key in keys}
         misfits = [key for key, pair in found.items() if pair is None]
@@ -186,13 +186,13 @@ class Layout:
         """Return the official name and the row of each of our keys, by our key.
 
         Raises:
-            CheckpointError: Keys without a row, two keys of one name, or no key that
-                the layout's models have.
+            CheckpointError: Keys without a row, two keys with the same name, or a key
+                missing that all models of the layout have.
         """
         keys = dict.fromkeys(keys)
         if self.needs and self.needs not in keys:
             raise CheckpointError(
-                f'layout {self.name!r} has no place for a model without {self.needs}'
+                f'layout {self.name!r} cannot represent a model without {self.needs}'
             )
         found, misfits = {}, []
         for key in keys:
@@ -204,14 +204,14 @@ class Layout:
                 found[key] = pair
         if misfits:
             raise CheckpointError(
-                f'layout {self.name!r} has no place for {first_few(misfits)}'
+                f'layout {self.name!r} cannot represent {first_few(misfits)}'
             )
         refuse_collisions({key: pair[0] for key, pair in found.items()}, self.name)
         return found
 
 
 def refuse_collisions(renames: Mapping[str, str], what: str) -> None:
-    """Raise CheckpointError where two keys would get the same name."""
+    """Raise CheckpointError if two keys would get the same name."""
     seen: dict[str, str] = {}
     for old, new in renames.items():
         if new in seen:

@@ -1,8 +1,8 @@
-"""Reading checkpoint files without running what is in them.
+"""Reading checkpoint files without executing code in them.
 
-Torch files are read with `weights_only=True` and never otherwise. Beside tensors
-only what MMEngine and training scripts keep in a checkpoint's bookkeeping is let
-through: plain containers of data, none of which runs code when it is built.
+Torch files are always read with `weights_only=True`. Besides tensors, only the
+bookkeeping of MMEngine and training scripts is allowed: plain containers of data, none
+of which execute code when they are built.
 """
 
 import argparse
@@ -19,13 +19,13 @@ from torch import Tensor
 
 from mmmeta.weights.errors import CheckpointError, first_few
 
-# In the order they are looked for. An average of the weights comes first: where a
-# file has both, it is the average that was published with its accuracy.
+# In order of preference. Averaged weights come first: if a file has both, the published
+# accuracy is that of the average.
 EMA_WRAPPERS = ('state_dict_ema', 'model_ema')
 WRAPPERS = ('state_dict', 'model', 'module')
 
 _EXPECTED = (
-    'Expected a checkpoint: a .safetensors file, or what torch.save wrote, with the '
+    'Expected a checkpoint: a .safetensors file, or a file written by torch.save, with '
     'weights by name'
 )
 
@@ -38,8 +38,7 @@ def read_state_dict(
     Args:
         path: A .safetensors file, or one that torch.save or MMEngine wrote; the
             content decides, not the name.
-        ema: Take averaged weights where the file has them beside the others.
-            Default: True.
+        ema: Use averaged weights if the file contains them. Default: True.
         map_location: As for `torch.load`. Default: 'cpu'.
 
     Returns:
@@ -47,15 +46,15 @@ def read_state_dict(
         the like, under the file's own keys.
 
     Raises:
-        CheckpointError: The file is not there, cannot be read, is damaged, would
-            run code, or holds something else.
+        CheckpointError: The file does not exist, cannot be read, is damaged, would
+            execute code, or contains something else.
     """
     content = read_file(path, map_location)
     return unwrap(content, os.fspath(path), ema)
 
 
 def read_file(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
-    """Return what a file holds, wrapping and bookkeeping included; see above."""
+    """Return a file's content, including wrappers and bookkeeping; see above."""
     path = Path(path).expanduser()
     head = _first_bytes(path)
     _refuse_what_is_no_checkpoint(path, head)
@@ -65,15 +64,15 @@ def read_file(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
 
 
 def unwrap(content: Any, name: str, ema: bool = True) -> dict[str, Tensor]:
-    """Return the state dict inside what a file holds.
+    """Return the state_dict in a file's content.
 
     Args:
-        content: What `read_file` or `torch.load` returned.
-        name: What to call it in errors.
+        content: The result of `read_file` or `torch.load`.
+        name: Its name in errors.
         ema: As for `read_state_dict`.
 
     Raises:
-        CheckpointError: There is none, or it has values that are no tensors.
+        CheckpointError: There is none, or it has values that are not tensors.
     """
     order = (EMA_WRAPPERS + WRAPPERS) if ema else (WRAPPERS + EMA_WRAPPERS)
     while isinstance(content, Mapping):
@@ -83,15 +82,15 @@ def unwrap(content: Any, name: str, ema: bool = True) -> dict[str, Tensor]:
         content = content[inner]
     if not isinstance(content, Mapping):
         raise CheckpointError(
-            f'{name} holds a {type(content).__name__} and no weights. {_EXPECTED}'
+            f'{name} contains a {type(content).__name__}, not weights. {_EXPECTED}'
         )
     if not content:
-        raise CheckpointError(f'{name} holds no weights: it is empty. {_EXPECTED}')
+        raise CheckpointError(f'{name} contains no weights: it is empty. {_EXPECTED}')
     wrong = [k for k, v in content.items() if not isinstance(v, Tensor)]
     if wrong:
         kinds = [f'{k!r} ({type(content[k]).__name__})' for k in wrong]
         raise CheckpointError(
-            f'{name} holds values that are no tensors: {first_few(kinds)}. {_EXPECTED}'
+            f'{name} has values that are not tensors: {first_few(kinds)}. {_EXPECTED}'
         )
     return dict(content)
 
@@ -114,7 +113,7 @@ def _first_bytes(path: Path) -> bytes:
         ) from None
     except PermissionError:
         raise CheckpointError(
-            f'{path} may not be read: permission denied. Change its owner or mode '
+            f'{path} cannot be read: permission denied. Change its owner or mode '
             '(chmod u+r)'
         ) from None
     except OSError as error:
@@ -130,14 +129,14 @@ def _refuse_what_is_no_checkpoint(path: Path, head: bytes) -> None:
     elif start.startswith(b'version https://git-lfs'):
         problem = 'is a Git LFS pointer, not the file itself (git lfs pull gets it)'
     elif head.startswith(b'PK\x03\x04') and not zipfile.is_zipfile(path):
-        problem = 'is cut off: its end is missing'
+        problem = 'is truncated'
     else:
         return
     raise CheckpointError(f'{path} {problem}. Download it again. {_EXPECTED}')
 
 
 def _is_safetensors(path: Path, head: bytes) -> bool:
-    # Eight bytes of length, then JSON; the name decides where that is damaged.
+    # Eight bytes of length, then JSON; if these are damaged, the file name decides.
     return path.suffix == '.safetensors' or head[8:9] == b'{'
 
 
@@ -161,14 +160,13 @@ def _read_torch(path: Path, map_location: Any) -> Any:
         found = re.search(r'GLOBAL (\S+)', str(error))
         if found is None and not re.search(r'unrecognized|Can only build', str(error)):
             raise CheckpointError(
-                f'{path} is damaged or no checkpoint. {_EXPECTED}'
+                f'{path} is damaged or not a checkpoint. {_EXPECTED}'
             ) from None
         what = f' ({found.group(1)})' if found else ''
         raise CheckpointError(
-            f'{path} was refused: it is a pickle that would run code or build objects '
-            f'other than weights{what}, and nothing of it was run. If you trust where '
-            'it comes from, load it with torch.load in a script of your own and save '
-            'only its state dict'
+            f'{path} was rejected: it is a pickle that would run code or build objects '
+            f'other than weights{what}; nothing was executed. If you trust its source, '
+            'load it with torch.load in your own script and save only its state_dict'
         ) from None
     except (
         RuntimeError,
@@ -183,7 +181,7 @@ def _read_torch(path: Path, map_location: Any) -> Any:
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f'{path} is damaged or no checkpoint ({reason}). Download it again. '
+            f'{path} is damaged or not a checkpoint ({reason}). Download it again. '
             f'{_EXPECTED}'
         ) from error
 
@@ -191,15 +189,15 @@ def _read_torch(path: Path, map_location: Any) -> Any:
 def safe_globals(
     buffer: type | None = None, log_method: Callable[[Any, Any], Any] | None = None
 ) -> list[Callable | tuple[Callable, str]]:
-    """Return what a checkpoint's bookkeeping may hold beside tensors.
+    """Return the classes allowed in a checkpoint's bookkeeping besides tensors.
 
-    Training scripts keep their arguments and MMEngine its log: HistoryBuffers of
+    Training scripts store their arguments and MMEngine its log: HistoryBuffers of
     NumPy arrays and scalars, which refer to their methods by `getattr`. MMEngine's
-    own list lets all of `getattr` through; here the log comes in as plain data.
+    own list allows `getattr` in general; here the log is read as plain data.
 
     Args:
-        buffer: What a HistoryBuffer becomes. Default: `LogBuffer`.
-        log_method: What `getattr` in the file becomes. Default: `_log_method`.
+        buffer: Replacement for HistoryBuffer. Default: `LogBuffer`.
+        log_method: Replacement for `getattr` in the file. Default: `_log_method`.
     """
     import numpy as np
 
@@ -220,14 +218,14 @@ def safe_globals(
 
 
 class LogBuffer:
-    """Stands in for MMEngine's HistoryBuffer, whose unpickling sets class state."""
+    """Replaces MMEngine's HistoryBuffer, whose unpickling changes class attributes."""
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
 def _log_method(owner: Any, name: Any) -> str:
-    """Stand in for `getattr` in a pickle: a LogBuffer's methods are their names."""
+    """Replace `getattr` in a pickle: return names instead of a LogBuffer's methods."""
     if owner is not LogBuffer:
         raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.getattr')
     return str(name)

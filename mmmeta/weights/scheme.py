@@ -1,7 +1,7 @@
-"""mmmeta:// wherever MMEngine takes a checkpoint: `load_from`, `--resume`, hubs.
+"""mmmeta:// wherever MMEngine accepts a checkpoint: `load_from`, `--resume`, hubs.
 
-There MMEngine 0.10.7 reads files as PyTorch does by default, and PyTorch 2.6 and later
-refuse the log in MMEngine's own ones; with this module it can read those too.
+MMEngine 0.10.7 reads files with PyTorch's defaults, and PyTorch 2.6 and later reject
+the log in MMEngine's own checkpoints; this module enables reading them.
 """
 
 import os
@@ -23,10 +23,10 @@ from mmmeta.weights.state import parse, to_layout
 def load_from_mmmeta(
     filename: str, map_location: Any = None
 ) -> dict[str, dict[str, Tensor]]:
-    """Return a published checkpoint under the names of mmmeta's own classifier.
+    """Return a published checkpoint in the names of mmmeta's classifiers.
 
-    Its backbone is under `backbone.`, so that it suits a whole model as well as a
-    backbone. Read without running code, as everywhere in mmmeta.
+    Backbone keys start with `backbone.`, so it fits both a whole model and a backbone.
+    Read without executing code, as everywhere in mmmeta.
 
     Args:
         filename: mmmeta://NAME.
@@ -40,26 +40,26 @@ def load_from_mmmeta(
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """Return what a file holds, its log as MMEngine resumes it.
+    """Return a file's content, with its log in the form that MMEngine resumes.
 
     Args:
-        filename: A file that MMEngine wrote, or another of plain data.
+        filename: A file written by MMEngine, or another file of plain data.
         map_location: As for `torch.load`. Default: None.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        pickle.UnpicklingError: It holds more than data.
+        FileNotFoundError: The file does not exist.
+        pickle.UnpicklingError: It contains more than plain data.
     """
     filename = os.path.expanduser(filename)
     if not os.path.isfile(filename):
         raise FileNotFoundError(f'{filename} can not be found.')
     with torch.serialization.safe_globals(safe_globals(HistoryBuffer, _statistic)):
-        # `weights_only` is left to PyTorch, and so to its environment variables.
+        # PyTorch and its environment variables decide on `weights_only`.
         return torch.load(filename, map_location=map_location)
 
 
 def _statistic(owner: Any, name: Any) -> Any:
-    """Stand in for `getattr` in a pickle: MMEngine's own statistics of a log."""
+    """Replace `getattr` in a pickle: return MMEngine's own statistics of a log."""
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
         raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.getattr')
     return getattr(HistoryBuffer, name)

@@ -1,4 +1,4 @@
-"""From a state dict of any known layout to mmmeta's names, and back."""
+"""Conversion of a state_dict from any known layout to mmmeta's names, and back."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ CLASSIFIER_PARTS = ('neck.', 'head.')
 
 @dataclass(frozen=True)
 class Parsed:
-    """A state dict under mmmeta's names.
+    """A state_dict in mmmeta's names.
 
     Attributes:
-        layout: The layout it was in.
-        contained: Whether the backbone was inside a whole model.
+        layout: Its original layout.
+        contained: Whether the backbone was part of a whole model.
         backbone: The backbone's tensors.
         outer: The model's other tensors: `neck.*` and `head.fc.*` of a classifier,
-            or whatever a detector or segmentor has.
-        names: The key in the given state dict of each tensor, by our name.
+            or those of a detector or segmentor.
+        names: The original key of each tensor, by our name.
     """
 
     layout: Layout
@@ -35,7 +35,7 @@ class Parsed:
 
     @property
     def own(self) -> bool:
-        """Whether the given keys were a bare backbone's in mmmeta's own names."""
+        """Whether the original keys were a bare backbone's in mmmeta's own names."""
         return self.layout is MMMETA and not self.contained
 
 
@@ -43,12 +43,12 @@ def recognize(keys: Iterable[str], contained: bool = False) -> Layout:
     """Return the layout that all `keys` of a backbone or classifier belong to.
 
     Args:
-        keys: The keys, without the prefix that a whole model gives a backbone's.
-        contained: Whether they had that prefix; where two layouts fit, the one
-            whose publisher uses it is preferred.
+        keys: The keys, without the backbone's prefix in a whole model.
+        contained: Whether they had that prefix; if two layouts fit, the one whose
+            publisher uses it is preferred.
 
     Raises:
-        CheckpointError: No layout fits; names the nearest and what does not fit.
+        CheckpointError: No layout fits; names the nearest and the unknown keys.
     """
     keys = list(keys)
     if not keys:
@@ -62,23 +62,23 @@ def recognize(keys: Iterable[str], contained: bool = False) -> Layout:
     fit = len(keys) - len(wrong)
     like = f'the nearest is {nearest.name!r}, where {fit} of its {len(keys)} keys fit'
     raise CheckpointError(
-        'its keys are of no layout that mmmeta knows'
+        'its keys belong to no layout that mmmeta knows'
         + (f'; {like} but not {first_few(wrong)}' if fit else f': {first_few(keys)}')
         + f'. Known are {", ".join(LAYOUT_NAMES)}; for a backbone inside another '
-        "model give the prefix of its keys, such as prefix='backbone.'"
+        "model pass the prefix of its keys, such as prefix='backbone.'"
     )
 
 
 def parse(state: Mapping[str, Tensor], prefix: str | None = None) -> Parsed:
-    """Translate a state dict of any known layout to mmmeta's names.
+    """Rename the keys of a state_dict in any known layout to mmmeta's names.
 
     Args:
         state: Tensors by key: a backbone, a classifier, or a detector or segmentor
-            with the backbone under `backbone.`; also with `module.` in front.
-        prefix: Where the backbone is, if not there. Default: found out.
+            with the prefix `backbone.` for the backbone; `module.` may precede all.
+        prefix: The backbone's prefix, if different. Default: detected.
 
     Raises:
-        CheckpointError: Unknown layout, colliding keys, nothing under `prefix`.
+        CheckpointError: Unknown layout, colliding keys, no keys under `prefix`.
     """
     keys, outer_keys, contained = _split(state, prefix)
     layout = recognize(keys, contained)
@@ -100,7 +100,7 @@ def parse(state: Mapping[str, Tensor], prefix: str | None = None) -> Parsed:
 def _split(
     state: Mapping[str, Tensor], prefix: str | None
 ) -> tuple[dict[str, str], dict[str, str], bool]:
-    """Return the backbone's keys and the others by short name, and if contained."""
+    """Return the backbone's and the other keys by short name, and if contained."""
     keys = {key: key for key in state}
     if prefix:
         prefix = prefix if prefix.endswith('.') else f'{prefix}.'
@@ -112,7 +112,7 @@ def _split(
                 f'{first_few(tops, 8)}'
             )
         return inside, {}, True
-    for wrapper in WRAPPER_PREFIXES * 2:  # either may be around the other
+    for wrapper in WRAPPER_PREFIXES * 2:  # they may be nested in any order
         if keys and all(key.startswith(wrapper) for key in keys):
             keys = _under(keys, wrapper)
     inside = _under(keys, BACKBONE)
@@ -126,23 +126,23 @@ def _under(keys: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 
 def _as_own(value: Tensor, row: Row) -> Tensor:
-    """Return a pointwise weight as (O, I, 1, 1), anything else as it is."""
+    """Return a pointwise weight as (O, I, 1, 1), anything else unchanged."""
     return value[:, :, None, None] if row.ndim and value.dim() == 2 else value
 
 
 def _as_official(value: Tensor, row: Row) -> Tensor:
-    """Return a pointwise weight of ours in the rank its row asks for."""
+    """Return one of our pointwise weights with the rank that its row requires."""
     return value.flatten(1) if row.ndim == 2 and value.dim() == 4 else value
 
 
 def to_layout(parsed: Parsed, name: str) -> dict[str, Tensor]:
-    """Return a parsed state dict in the layout called `name`.
+    """Return a parsed state_dict in the layout called `name`.
 
-    Layouts whose publisher keeps a backbone inside a model (`mmmeta`,
-    `mmpretrain`) take a detector's other keys as they are.
+    Layouts whose publisher keeps the backbone inside a model (`mmmeta`, `mmpretrain`)
+    keep a detector's other keys unchanged.
 
     Raises:
-        CheckpointError: An unknown name, or keys that the layout has no place for.
+        CheckpointError: An unknown name, or keys that the layout cannot represent.
     """
     layouts = [layout for layout in LAYOUTS if layout.name == name]
     if not layouts:
@@ -155,7 +155,7 @@ def to_layout(parsed: Parsed, name: str) -> dict[str, Tensor]:
             return _to_one_layout(parsed, layout)
         except CheckpointError as error:
             errors.append(error)
-    # The one that got furthest has the shortest list of what it has no place for.
+    # The layout that fits best has the shortest message.
     raise min(errors, key=lambda error: len(str(error)))
 
 

@@ -1,4 +1,4 @@
-"""The published checkpoints: one row each, made from one compact table a family.
+"""The published checkpoints: one row each, built from one compact table per family.
 
 Names are `arch.tag` with timm's tags where timm has them (`sail_in1k`,
 `sail_in1k_384`, `sail_in22k`, `sail_in22k_ft_in1k`, `sail_in22k_ft_in1k_384`) and
@@ -19,13 +19,13 @@ from mmmeta.weights.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Source:
-    """One address of a checkpoint.
+    """One URL of a checkpoint.
 
     Attributes:
-        url: Where it is.
-        sha256: Its SHA-256 in hex or the first digits of it; None where unknown.
-        size: Its size in bytes; None where unknown.
-        manual: Whether it takes a person and a browser to download it.
+        url: The URL.
+        sha256: Its SHA-256 in hex, or the first digits; None if unknown.
+        size: Its size in bytes; None if unknown.
+        manual: Whether it can only be downloaded manually in a browser.
     """
 
     url: str
@@ -35,7 +35,7 @@ class Source:
 
     @property
     def file(self) -> str:
-        """The file's name in the cache; a model hub's are called alike."""
+        """The file's name in the cache; on a model hub many have the same name."""
         parts = self.url.split('?')[0].rstrip('/').split('/')
         if 'resolve' in parts and parts[-1] == 'model.safetensors':
             return f'{parts[parts.index("resolve") - 1]}.safetensors'
@@ -49,13 +49,13 @@ class Published:
     Attributes:
         arch: Family and size, such as 'caformer_s18'.
         tag: Who trained it on what, such as 'sail_in22k_ft_in1k'.
-        sources: Addresses, the publisher's own first; all hold the same weights.
+        sources: URLs, the publisher's own first; all have the same weights.
         layout: The layout of the first.
         file: The publisher's file name.
         top1: ImageNet-1k top-1 accuracy in percent; None for ImageNet-21k.
-        params: Millions of parameters, as printed; RandFormer's frozen ones apart.
+        params: Millions of parameters, as printed; without RandFormer's frozen ones.
         macs: Billions of multiply-adds at `input_size`, as printed.
-        crop_pct: Side of the crop over the resized image's shorter side.
+        crop_pct: Ratio of the crop's side to the resized image's shorter side.
         input_size: Side of the crop in pixels.
         num_classes: Classes of the head.
         license: SPDX name.
@@ -91,7 +91,7 @@ class Published:
 
     @property
     def manual(self) -> bool:
-        """Whether no address can be downloaded from without a browser."""
+        """Whether all URLs need a manual download in a browser."""
         return all(source.manual for source in self.sources)
 
 
@@ -146,7 +146,7 @@ def _sail(arch: str, file: str, *more: Source) -> tuple[Source, ...]:
     return (*(Source(f'{host}/resolve/main/{family}/{file}') for host in hosts), *more)
 
 
-# Per size of SIZES_12_TO_48; params (M) are the same for the three.
+# For each of SIZES_12_TO_48; params (M) are the same for all three.
 BASIC_PARAMS = (11.9, 21.3, 30.8, 56.1, 73.3)
 BASIC = {  # family: MACs (G), top-1
     'identityformer': ((1.8, 3.4, 5.0, 8.8, 11.5), (74.6, 78.2, 79.3, 80.0, 80.4)),
@@ -176,7 +176,7 @@ def _basic() -> Iterator[Published]:
             )
 
 
-# tag: ending of the file's name, input size, classes, column of top-1 below
+# tag: suffix of the file name, input size, classes, column of top-1 below
 COMMON_TAGS = {
     'sail_in1k': ('', 224, 1000, 0),
     'sail_in1k_384': ('_384', 384, 1000, 1),
@@ -215,7 +215,7 @@ def _common() -> Iterator[Published]:
             )
 
 
-# size: params (M), FLOPs (G), top-1, address
+# size: params (M), FLOPs (G), top-1, URL
 _SENSEX = 'https://huggingface.co/Sense-X/uniformer_image/resolve/main/'
 _DRIVE = 'https://drive.google.com/file/d/{}/view'
 UNIFORMER = {
@@ -261,7 +261,7 @@ ZOO: dict[str, Published] = {
 
 
 def list_models(pattern: str = '*', pretrained: bool = False) -> list[str]:
-    """Return the names that `create_model` takes, sorted.
+    """Return the names that `create_model` accepts, sorted.
 
     Args:
         pattern: Shell-style wildcards, such as '*former_s12'. Default: all.
@@ -271,10 +271,10 @@ def list_models(pattern: str = '*', pretrained: bool = False) -> list[str]:
 
 
 def find(name: str) -> Published:
-    """Return the row of a name: `arch.tag`, or `arch` for the first of its tags.
+    """Return the row of a name: `arch.tag`, or `arch` for its first tag.
 
     Raises:
-        CheckpointError: There is no such row; the nearest names are in the message.
+        CheckpointError: There is no such row; the message lists the nearest names.
     """
     rows = [row for row in ZOO.values() if name in (row.name, row.arch)]
     if rows:
@@ -286,10 +286,10 @@ def find(name: str) -> Published:
     raise CheckpointError(
         f'no published checkpoint is called {name!r}'
         + (f'; nearest: {", ".join(choices)}' if choices else '')
-        + '. `mmmeta list --pretrained` prints all'
+        + '. `mmmeta list --pretrained` lists all'
     )
 
 
 def nearest(name: str, names: list[str]) -> list[str]:
-    """Return the names most like `name`, at most five."""
+    """Return the names most similar to `name`, at most five."""
     return difflib.get_close_matches(name, names, 5, 0.5)

@@ -335,7 +335,7 @@ def test_checkpoints_that_do_not_fit(
     assert f'{classifier} is not of config' in message and 'missing' in message
     option = ['--cfg-options', 'model.roi_head.bbox_head.num_classes=7']
     message = error_of(capsys, root / DETECTOR, detector, images, *out, *option)
-    assert 'roi_head.bbox_head.fc_cls.weight has shape (7, 256), wanted (8, 256)' in (
+    assert 'roi_head.bbox_head.fc_cls.weight has shape (7, 256), expected (8, 256)' in (
         message
     )
     assert not list((tmp_path / 'out').iterdir())

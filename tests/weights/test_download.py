@@ -157,7 +157,7 @@ def test_what_is_not_the_file_is_not_kept(server, cache, how, options, words):
     source = Source(server.url(how), **options)
     with pytest.raises(CheckpointError, match=f'(?s){words}') as caught:
         fetch([source])
-    assert f'put it at {cache / "x.pth"}' in str(caught.value)
+    assert f'save it as {cache / "x.pth"}' in str(caught.value)
     assert not (cache / 'x.pth').exists()
 
 
@@ -179,7 +179,7 @@ def test_no_network(cache):
         fetch([Source('http://127.0.0.1:9/x.pth')])
     text = str(caught.value)
     assert 'refused' in text
-    assert 'get http://127.0.0.1:9/x.pth elsewhere' in text
+    assert 'download http://127.0.0.1:9/x.pth elsewhere' in text
     assert str(cache / 'x.pth') in text
 
 
@@ -187,11 +187,11 @@ def test_a_later_difference_is_reported(server, cache):
     path = fetch([Source(server.url('plain'))])
     path.write_bytes(CONTENT[:-1])
     os.utime(path, (1, 1))  # not within the same tick of a clock
-    with pytest.raises(CheckpointError, match=f'at its first download had {SHA}'):
+    with pytest.raises(CheckpointError, match=f'but had {SHA} when first downloaded'):
         fetch([Source(server.url('plain'))])
     path.unlink()
     (cache / 'x.pth.sha256').write_text('00ff  x.pth\n')
-    with pytest.raises(CheckpointError, match='at its first download had 00ff'):
+    with pytest.raises(CheckpointError, match='but had 00ff when'):
         fetch([Source(server.url('plain'))])
 
 
@@ -302,7 +302,7 @@ class TestPublished:
             fetch_published('caformer_s18.in1k')
 
     def test_by_hand_only(self, cache):
-        with pytest.raises(CheckpointError, match=r'browser.*drive\.google.*put it at'):
+        with pytest.raises(CheckpointError, match=r'browser.*drive\.google.*save it'):
             fetch_published('uniformer_base_ls')
         cache.mkdir()
         (cache / 'uniformer_base_ls_in1k.pth').touch()

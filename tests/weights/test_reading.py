@@ -155,7 +155,7 @@ def test_file_written_by_a_runner(tmp_path, monkeypatch):
 def test_code_is_not_run(tmp_path, state):
     path, made = tmp_path / 'x.pth', tmp_path / 'payload-ran'
     torch.save({'state_dict': state, 'meta': Payload(made)}, path)
-    with pytest.raises(CheckpointError, match=r'refused.*(posix|os)\.system'):
+    with pytest.raises(CheckpointError, match=r'rejected.*(posix|os)\.system'):
         read_state_dict(path)
     assert not made.exists()
     # The payload is a real one: without the safe reading it runs.
@@ -174,7 +174,7 @@ def test_code_in_a_plain_pickle_is_not_run(tmp_path):
 def test_getattr_is_not_let_through(tmp_path):
     path = tmp_path / 'x.pth'
     torch.save({'a': _Getattr()}, path)
-    with pytest.raises(CheckpointError, match=r'refused.*builtins\.getattr'):
+    with pytest.raises(CheckpointError, match=r'rejected.*builtins\.getattr'):
         read_state_dict(path)
     with pytest.raises(pickle.UnpicklingError, match=r'builtins\.getattr'):
         load_from_local(str(path))
@@ -188,7 +188,7 @@ class _Getattr:
 def test_objects_are_refused(tmp_path):
     path = tmp_path / 'x.pth'
     torch.save(Thing(), path)
-    with pytest.raises(CheckpointError, match=r'refused.*Thing'):
+    with pytest.raises(CheckpointError, match=r'rejected.*Thing'):
         read_state_dict(path)
 
 
@@ -236,7 +236,7 @@ def _directory_with_files(path):
         (
             'x.pth',
             lambda p: p.write_bytes(os.urandom(3000)),
-            'damaged or no checkpoint',
+            'damaged or not a checkpoint',
         ),
         ('x.pth', lambda p: torch.save([torch.ones(2)], p), 'holds a list'),
         ('x.pth', lambda p: torch.save(torch.ones(2), p), 'holds a Tensor'),

@@ -195,7 +195,7 @@ class TestScheme:
 
         monkeypatch.setenv('MMMETA_HOME', str(tmp_path))
         torch.save({'x': Payload()}, tmp_path / 'poolformer_s12.pth.tar')
-        with pytest.raises(CheckpointError, match='refused'):
+        with pytest.raises(CheckpointError, match='rejected'):
             CheckpointLoader.load_checkpoint('mmmeta://poolformer_s12')
         assert not (tmp_path / 'ran').exists()
 
