@@ -1,10 +1,10 @@
-# `make` lists the targets. PYTHON chooses the interpreter that .venv is made with.
+# `make` lists the targets. PYTHON selects the interpreter that .venv is created with.
 PYTHON ?=
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 LOCK_ARGS ?=
 
-# Nothing of the caller's environments may leak into ours.
+# The caller's environments must not leak into ours.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH VIRTUAL_ENV CONDA_PREFIX
 
 .DEFAULT_GOAL := help
@@ -14,8 +14,8 @@ help:  ## list the targets
 	@echo 'make TARGET [PYTHON=python3.13] [DEMO_ARGS=...] [PYTEST_ARGS=...]'
 	@sed -n 's/^\([a-z]*\):.*## /  \1\t/p' Makefile
 
-# The Python of .venv stays until another is asked for. -S: no package has a say here.
-setup:  ## make .venv: the pinned packages, and mmmeta itself
+# .venv keeps its Python unless PYTHON is set. -S: ignore installed packages.
+setup:  ## create .venv with the pinned packages and mmmeta
 	@for p in $(if $(PYTHON),'$(PYTHON)',.venv/bin/python python3 python3.13 python3.12 python3.11 python3.10); do \
 	  "$$p" -S -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null \
 	    && exec "$$p" -S tools/setup_env.py; \
@@ -27,21 +27,21 @@ setup:  ## make .venv: the pinned packages, and mmmeta itself
 demo: setup  ## train and evaluate on the embedded data
 	.venv/bin/python tools/demo.py $(DEMO_ARGS)
 
-# Two processes of one thread each are faster than one of two; a file's fixtures stay in
-# one process.
+# Two single-threaded processes are faster than one with two threads; a file's fixtures
+# stay in one process.
 test: export OMP_NUM_THREADS ?= 1
 test: setup  ## run the tests, e.g. PYTEST_ARGS='-m "not slow"'
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
-lint: setup  ## check the code, and how it is laid out, with ruff
+lint: setup  ## check the code and its formatting with ruff
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-lock: setup  ## pin what requirements/all.in asks for; LOCK_ARGS=--upgrade: the newest
+lock: setup  ## pin the packages of requirements/all.in; LOCK_ARGS=--upgrade: the newest
 	.venv/bin/uv pip compile --universal --python-version 3.10 $(LOCK_ARGS) \
 	  --override requirements/overrides.txt \
 	  --custom-compile-command 'make lock' --quiet \
 	  requirements/all.in -o requirements/pinned.txt
 
-clean:  ## remove .venv and what was built
+clean:  ## remove .venv and build outputs
 	rm -rf .venv .venv.lock build dist *.egg-info mmmeta/.mim .pytest_cache .ruff_cache

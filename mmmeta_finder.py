@@ -1,9 +1,9 @@
-"""Finds `mmcv._ext`, mmcv's compiled operators, where nothing else does.
+"""Finds a replacement for `mmcv._ext`, mmcv's compiled operators, if mmcv has none.
 
-`mmmeta_finder.pth`, beside the installed package, imports this file whenever Python
-starts: stock tools import MMDetection before they read a config that names mmmeta. So
-it needs no other import; nothing happens until somebody imports `mmcv._ext`, and a
-compiled one is found first. MMMETA_MMCV_OPS=0 switches it off.
+`mmmeta_finder.pth`, next to the installed package, imports this file whenever Python
+starts, because stock tools import MMDetection before they read a config that names
+mmmeta. It therefore imports nothing else and does nothing until `mmcv._ext` is
+imported; compiled operators are found first. MMMETA_MMCV_OPS=0 disables it.
 """
 
 import os
@@ -11,11 +11,11 @@ import sys
 
 
 class Finder:
-    """A meta path finder (PEP 451) of one module."""
+    """A meta path finder (PEP 451) for one module."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
-        """Return the spec of the stand-in for `mmcv._ext`, and None for all else."""
+        """Return the spec of the replacement for `mmcv._ext`, else None."""
         if name != 'mmcv._ext' or os.environ.get('MMMETA_MMCV_OPS') == '0':
             return None
         from importlib.util import find_spec, spec_from_file_location
@@ -30,7 +30,7 @@ class Finder:
 
 
 def install():
-    """Put the finder last, once."""
+    """Append the finder to the path finders, once."""
     if Finder not in sys.meta_path:
         sys.meta_path.append(Finder)
 

@@ -1,6 +1,6 @@
-"""Everything is in pyproject.toml, but for two things that come with the package.
+"""Adds two items to the package; everything else is in pyproject.toml.
 
-mmmeta/.mim is the folder where mim looks. mmmeta_finder.pth makes Python import
+mmmeta/.mim is the folder that mim reads. mmmeta_finder.pth makes Python import
 mmmeta_finder.py when it starts, which finds operators for mmcv.
 """
 
@@ -17,13 +17,13 @@ MIM_FILES = ('configs', 'tools', 'model-index.yml')
 class BuildWithMim(build_py):
     """Add mmmeta/.mim and mmmeta_finder.pth.
 
-    A wheel gets copies; an editable install gets links, so that an edit is seen.
+    A wheel gets copies; an editable install gets links, so that edits take effect.
     """
 
     def run(self):
         super().run()
         self.add_mim()
-        # What is to lie beside the package: of an editable wheel, what is not a link.
+        # An editable wheel contains only files that are installed next to the package.
         install = self.get_finalized_command('install')
         site = install.install_purelib if self.editable_mode else self.build_lib
         Path(site, 'mmmeta_finder.pth').write_text('import mmmeta_finder\n')

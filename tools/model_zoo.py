@@ -38,8 +38,8 @@ NOTES = {
     'segmentation': (
         'The weights of Semantic FPN were trained by MMSegmentation, which reports '
         '37.07, 40.36, 41.81,\n42.35 and 42.76 mIoU for them. The results of '
-        'ConvFormer and CAFormer are second-hand:\nMambaOut (2405.07992, table 3) lists '
-        'them.\n\n'
+        'ConvFormer and CAFormer are second-hand:\nMambaOut (2405.07992, table 3) '
+        'lists them.\n\n'
     ),
 }
 METHODS = {

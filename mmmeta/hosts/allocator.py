@@ -1,4 +1,4 @@
-"""The setting of glibc's allocator that is fit for running models on a CPU."""
+"""Tuning of glibc's allocator for running models on a CPU."""
 
 import ctypes
 import os
@@ -10,13 +10,13 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 def tune_allocator() -> bool:
     """Let glibc keep freed memory, which makes training on a CPU faster.
 
-    It would return each large buffer to the system and get the next one page by
-    page. With this, a process keeps the memory of its peak until it ends. Left alone
-    are machines with a GPU, where it changes nothing, users' own settings
-    (`MALLOC_*`, `GLIBC_TUNABLES`), and runs with MMMETA_MALLOC=0.
+    By default it returns each large buffer to the system and gets the next one page by
+    page. With this setting a process keeps its peak memory until it ends. Nothing is
+    changed on machines with a GPU, where it makes no difference, if users have their
+    own settings (`MALLOC_*`, `GLIBC_TUNABLES`), or with MMMETA_MALLOC=0.
 
     Returns:
-        Whether the setting was made.
+        Whether the setting was changed.
     """
     own = any(k.startswith(('MALLOC_', 'GLIBC_TUNABLES')) for k in os.environ)
     gpu = osp.exists('/dev/nvidiactl')

@@ -1,4 +1,4 @@
-"""What a model's classes are called, and their colors."""
+"""Names and colors of a model's classes."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,13 @@ def class_names(
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
     """Return the names and colors (RGB, 0 to 255) of a model's classes.
 
-    They are those of the checkpoint; else those of the config's test data, if as many
-    as the model tells apart; else numbers. Colors that are not known are random ones.
+    They come from the checkpoint, else from the config's test data if their number
+    matches the model's classes, else they are numbers. Unknown colors are random.
 
     Args:
         model: The model.
         cfg: Its config.
-        meta: What its checkpoint has under `meta`.
+        meta: The entry `meta` of its checkpoint.
     """
     import numpy as np
 
@@ -37,7 +37,7 @@ def class_names(
 
 
 def _of_test_data(cfg: 'Config') -> dict[str, Any]:
-    """Return what is known of the data set without building it."""
+    """Return the metainfo of the data set without building it."""
     from mmengine.registry import DATASETS
 
     dataset = cfg.test_dataloader.dataset
@@ -47,11 +47,11 @@ def _of_test_data(cfg: 'Config') -> dict[str, Any]:
 
 
 def _num_classes(model: 'nn.Module') -> int:
-    """Return how many classes a model tells apart, of whichever library it is."""
+    """Return the number of classes of a model of any host library."""
     heads = [
         module
         for name, module in model.named_modules()
-        # A mask head that is the same for all classes has a number that says nothing.
+        # A class-agnostic mask head's number of classes is meaningless.
         if 'head' in name and 'mask_head' not in name
     ]
     numbers = [getattr(head, 'num_classes', None) for head in heads]

@@ -1,4 +1,4 @@
-"""Configs of the three host libraries: reading them, and what their options change."""
+"""Configs of the three host libraries: reading them and applying options."""
 
 import os.path as osp
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 
-# Where to get the data sets that the configs use, and the folders they need.
+# Sources of the data sets that the configs use, and the folders they need.
 DATASETS = {
     'coco': (
         'COCO 2017 (train2017.zip, val2017.zip and annotations_trainval2017.zip from '
@@ -36,7 +36,7 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
 
     Args:
         name: A file, or `LIBRARY::PATH` for one in an installed library.
-        options: What to replace in it, by key with dots. Default: None.
+        options: Settings to override, by dotted key. Default: None.
 
     Raises:
         UserError: It does not exist or cannot be read.
@@ -51,22 +51,22 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
     try:
         if '::' in name:
             path = name if name.endswith('.py') else f'{name}.py'
-            # As a base: mmengine.hub would install a library that it does not find.
+            # As a base because mmengine.hub would install missing libraries.
             cfg = Config.fromstring(f'_base_ = {path!r}', '.py')
         else:
             cfg = Config.fromfile(name)
         cfg.merge_from_dict(dict(options or {}))
-    except Exception as error:  # a config is code of the user's
+    except Exception as error:  # a config is user code
         raise UserError(f'config {name} cannot be read: {one_line(error)}') from error
     return cfg
 
 
 @contextmanager
 def building(name: str) -> Iterator[None]:
-    """Say of an error which config's model could not be built.
+    """Add to an error which config's model could not be built.
 
     Raises:
-        UserError: For any error inside; a config is code of the user's.
+        UserError: For any error inside; a config is user code.
     """
     try:
         yield
@@ -85,7 +85,7 @@ def set_amp(cfg: 'Config') -> None:
     import torch
 
     if not torch.cuda.is_available():
-        raise UserError('--amp needs a GPU, and none was found; leave --amp out')
+        raise UserError('--amp needs a GPU, but none was found; omit --amp')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
@@ -94,18 +94,18 @@ def set_auto_scale_lr(cfg: 'Config') -> None:
     """Let the runner scale the learning rate to the batch size of this run.
 
     Raises:
-        UserError: The config does not say which batch size its rate is for.
+        UserError: The config does not specify the batch size for its learning rate.
     """
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
         raise UserError(
             '--auto-scale-lr needs auto_scale_lr.base_batch_size in the config: the '
-            'batch size its learning rate is for'
+            'batch size that its learning rate is meant for'
         )
     cfg.auto_scale_lr.enable = True
 
 
 def set_resume(cfg: 'Config', resume: str) -> None:
-    """Continue a run: `resume` is a checkpoint, or 'auto' for the newest one.
+    """Resume a run: `resume` is a checkpoint, or 'auto' for the newest one.
 
     Raises:
         UserError: The checkpoint does not exist.
@@ -120,7 +120,7 @@ def set_resume(cfg: 'Config', resume: str) -> None:
 
 
 def set_tensorboard(cfg: 'Config') -> None:
-    """Write what is logged for TensorBoard too, beside MMEngine's own files.
+    """Also write logs for TensorBoard, next to MMEngine's own files.
 
     Raises:
         UserError: TensorBoard is not installed.
@@ -136,10 +136,10 @@ def set_tensorboard(cfg: 'Config') -> None:
 def set_visualization(cfg: 'Config', show: bool, show_dir: str | None) -> None:
     """Draw predictions in test: in windows, into `show_dir`, or both.
 
-    The host libraries spell this differently; `show_dir` means the same for all.
+    The host libraries configure this differently; `show_dir` has one meaning here.
 
     Raises:
-        UserError: The config has no visualization hook, or of an unknown library.
+        UserError: The config has no visualization hook, or its library is unknown.
     """
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
@@ -151,10 +151,10 @@ def set_visualization(cfg: 'Config', show: bool, show_dir: str | None) -> None:
 
 
 def set_tta(cfg: 'Config') -> None:
-    """Test at several scales and flips, averaged, as the config's `tta_*` say.
+    """Average tests at several scales and flips, as set by the config's `tta_*`.
 
     Raises:
-        UserError: The config does not say how.
+        UserError: The config has no such settings.
     """
     if not (cfg.get('tta_model') and cfg.get('tta_pipeline')):
         raise UserError('--tta needs tta_model and tta_pipeline in the config')
@@ -170,7 +170,7 @@ def add_output(cfg: 'Config', out: str) -> None:
     for segmentors, as the host libraries' own tools do.
 
     Raises:
-        UserError: A pickle whose name does not end in .pkl or .pickle.
+        UserError: The name of a pickle does not end in .pkl or .pickle.
     """
     dump = LIBRARIES[library_of(cfg, cfg.filename or 'given')].dump
     if dump is None:
@@ -185,7 +185,7 @@ def add_output(cfg: 'Config', out: str) -> None:
 
 
 def _dataset_cfgs(dataset: dict) -> Iterator[dict]:
-    """Yield the data sets inside wrappers such as RepeatDataset."""
+    """Yield the configs of data sets inside wrappers such as RepeatDataset."""
     if 'dataset' in dataset:
         yield from _dataset_cfgs(dataset['dataset'])
     elif 'datasets' in dataset:
@@ -196,15 +196,15 @@ def _dataset_cfgs(dataset: dict) -> Iterator[dict]:
 
 
 def check_data(cfg: 'Config', loaders: tuple[str, ...]) -> None:
-    """Look for the data before anything is built.
+    """Check that the data exist before anything is built.
 
     Args:
         cfg: The config.
         loaders: Names of the data loaders that will be used.
 
     Raises:
-        UserError: A root or annotation file that does not exist; says what to
-            download and where to put it.
+        UserError: A root or annotation file does not exist; says what to download
+            and where to put it.
     """
     for loader in loaders:
         for dataset in _dataset_cfgs((cfg.get(loader) or {}).get('dataset', {})):

@@ -1,4 +1,4 @@
-"""A hook that says in time how long a training will take."""
+"""A hook that logs how long a training will take."""
 
 import math
 import time
@@ -8,14 +8,14 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmmeta.registry import HOOKS
 
-FIRST = 2  # the first iteration also sets things up
-WINDOW = 50  # iterations whose mean is taken
-# An image of the validation against one of the training, which goes backward too.
+FIRST = 2  # the first iteration includes setup
+WINDOW = 50  # iterations to average
+# Time per image of validation over that of training, which has a backward pass.
 VALIDATION_SHARE = 1 / 3
 
 
 def duration(seconds: float) -> str:
-    """Return a time to come, as people say it: '50 s', '12 min', '3.4 h'."""
+    """Return a duration in readable form: '50 s', '12 min', '3.4 h'."""
     if seconds < 100:
         return f'{math.ceil(seconds)} s'
     if seconds < 100 * 60:
@@ -25,18 +25,18 @@ def duration(seconds: float) -> str:
 
 @HOOKS.register_module()
 class TimeLeftHook(Hook):
-    """Log the seconds of an iteration and the time left, validations included.
+    """Log the seconds per iteration and the time left, including validations.
 
-    The first line comes after the second iteration, and at the latest `every` seconds
-    (or one iteration) after a line comes the next.
+    It logs after the second iteration, and then every `every` seconds or, if slower,
+    every iteration.
 
     Args:
-        every: Seconds between two lines. Default: 15.
-        limit: Minutes; where the end is further away, a line says so once. Default: 15.
-        short_form: A command that takes less time, for that line. Default: None.
+        every: Seconds between two log lines. Default: 15.
+        limit: Minutes; if more time is left, warn once. Default: 15.
+        short_form: A faster command to suggest in that warning. Default: None.
     """
 
-    priority = 'LOW'  # after MMEngine's IterTimerHook, whose times are read
+    priority = 'LOW'  # run after MMEngine's IterTimerHook, whose times it reads
 
     def __init__(
         self, every: float = 15, limit: float = 15, short_form: str | None = None
@@ -45,7 +45,7 @@ class TimeLeftHook(Hook):
         self.limit = limit
         self.short_form = short_form
         self.warned = False
-        self.validation: float | None = None  # seconds that the last one took
+        self.validation: float | None = None  # seconds of the last one
 
     def before_train(self, runner: Runner) -> None:
         self.start = runner.iter
@@ -71,18 +71,18 @@ class TimeLeftHook(Hook):
             f'iteration {done} of {runner.max_iters}: {each:.2g} s each, '
             f'at most {duration(left)} left'
         )
-        # A single iteration may have been slow by accident.
+        # A single slow iteration may be an outlier.
         if left > 60 * self.limit and window > 1 and not self.warned:
             self.warned = True
             advice = (
-                f'; a shorter form is: {self.short_form}' if self.short_form else ''
+                f'; for a shorter run: {self.short_form}' if self.short_form else ''
             )
             runner.logger.warning(
-                f'This machine is slow: the end is {duration(left)} away{advice}'
+                f'This machine is slow: {duration(left)} left{advice}'
             )
 
     def _validation(self, runner: Runner, each: float) -> float:
-        """The seconds of a validation; estimated before the first."""
+        """Return the seconds of a validation, estimated before the first one."""
         if self.validation is not None or runner.val_loop is None:
             return self.validation or 0.0
         train = runner.train_dataloader
@@ -91,7 +91,7 @@ class TimeLeftHook(Hook):
 
 
 def validations_left(runner: Runner) -> int:
-    """Return how many validations the training loop has before it."""
+    """Return how many validations the training loop has left."""
     loop = runner.train_loop
     if runner.val_loop is None:
         return 0

@@ -1,6 +1,6 @@
-"""From command-line arguments to an MMEngine runner, for the three host libraries.
+"""Building an MMEngine runner from command-line arguments, for all host libraries.
 
-`tools/train.py` and `tools/test.py` are the callers.
+Used by `tools/train.py` and `tools/test.py`.
 """
 
 import argparse
@@ -18,20 +18,20 @@ from mmmeta.hosts.config import load_config
 
 
 def parser_for(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that training and testing share."""
+    """Return a parser with the options shared by training and testing."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         'config', help='config file, or LIBRARY::PATH for one in an installed library'
     )
     parser.add_argument(
         '--work-dir',
-        help='where logs and checkpoints go (default: work_dirs/NAME-OF-CONFIG)',
+        help='folder for logs and checkpoints (default: work_dirs/NAME-OF-CONFIG)',
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=DictAction,
-        help='settings that replace those of the config, as key=value pairs; nested '
+        help='settings that override those of the config, as key=value pairs; nested '
         'keys with dots, lists as key="[a,b]"',
     )
     parser.add_argument(
@@ -69,15 +69,15 @@ def build_runner(cfg: Config) -> Any:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    import mmmeta.weights.scheme  # noqa: F401  (what is resumed may have no model of ours)
+    import mmmeta.weights.scheme  # noqa: F401  (needed to resume models of others)
 
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a tool's main function; an error of the user's is one line, exit code 1."""
+    """Call a tool's main function; print user errors in one line and exit with 1."""
     if tune_allocator():
-        print('glibc keeps freed memory (MMMETA_MALLOC=0: it does not)', flush=True)
+        print('glibc keeps freed memory (MMMETA_MALLOC=0 disables this)', flush=True)
     try:
         main()
     except UserError as error:

@@ -1,6 +1,6 @@
-"""What differs between MMDetection, MMSegmentation and MMPretrain: one row each.
+"""Differences between MMDetection, MMSegmentation and MMPretrain: one row each.
 
-A config says by its `default_scope` which of them it is for.
+A config's `default_scope` selects the library.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ class Library:
     """A host library.
 
     Attributes:
-        task: What it is for: 'detection', 'segmentation' or 'classification'.
+        task: Its task: 'detection', 'segmentation' or 'classification'.
         base: Name of its models' base class, in its `models`.
-        field: What a model's data sample has its result in.
-        show: Makes a config draw its test's predictions; called with the config, its
+        field: Field of a data sample that has the model's predictions.
+        show: Changes a config to draw test predictions; called with the config, its
             visualization hook, whether to show windows, and the folder or None.
-        dump: The evaluator that pickles a test's predictions; None where the metric
-            writes maps into a folder.
+        dump: The evaluator that pickles test predictions; None if the metric writes
+            maps into a folder.
         build_inferencer: Builds its inferencer for a config, on a device, with random
             weights.
     """
@@ -53,12 +53,12 @@ def _show_classes(cfg: 'Config', hook: dict, show: bool, folder: str | None) -> 
     hook.update(show=show, enable=True, out_dir=folder)
 
 
-# Visualizers are without backends, which would make folders or ask for accounts.
+# Visualizers have no backends, which would create folders or require accounts.
 def _detector(cfg: 'Config', device: str) -> Any:
     from mmdet.apis import DetInferencer
 
     cfg.visualizer = dict(type='DetLocalVisualizer')
-    # A palette, else its data set would be built for one.
+    # Without a palette, the data set would be built to get one.
     return DetInferencer(cfg, device=device, palette='random', show_progress=False)
 
 
@@ -67,7 +67,7 @@ def _segmentor(cfg: 'Config', device: str) -> Any:
 
     cfg.visualizer = dict(type='SegLocalVisualizer', alpha=OPACITY)
     inferencer = MMSegInferencer(cfg, device=device)
-    inferencer.show_progress = False  # no argument in MMSegmentation 1.2.2
+    inferencer.show_progress = False  # not an argument in MMSegmentation 1.2.2
     return inferencer
 
 
@@ -108,7 +108,7 @@ def library_of(cfg: 'Config', name: str) -> str:
     """Return the host library that a config is for, a key of `LIBRARIES`.
 
     Raises:
-        UserError: It is for none of them; `name` says which config.
+        UserError: It is for none of them; names the config as `name`.
     """
     scope = cfg.get('default_scope')
     if scope not in LIBRARIES:

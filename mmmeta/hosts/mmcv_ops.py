@@ -1,14 +1,14 @@
-"""mmcv's operators without a compiler: a stand-in for `mmcv._ext`, made of torchvision.
+"""mmcv's operators without compilation: a replacement for `mmcv._ext` on torchvision.
 
-`mmmeta_finder` gives this file to `import mmcv._ext` where mmcv was installed without
-its compiled operators. Functions take what mmcv's own take
-(mmcv/ops/csrc/pytorch/pybind.cpp; tensors by position, numbers by name), write as those
-do into the tensors that they are handed, and compute what mmcv 2.3.6 computes, on any
-device: half precision in float32, float64 as it is.
+`mmmeta_finder` provides this file for `import mmcv._ext` if mmcv was installed without
+its compiled operators. The functions have the signatures of mmcv's own
+(mmcv/ops/csrc/pytorch/pybind.cpp; tensors by position, numbers by name), write into the
+given output tensors like those, and have the results of mmcv 2.3.6 on any device.
+Half precision is computed in float32, float64 in float64.
 
-Here are the operators that models of MMDetection, MMSegmentation and MMPretrain call,
-but for `deform_roi_pool` (two configs of MMDetection), `line_nms` (CLRerNet) and mmcv's
-own SyncBN. Any other name imports, and raises NotImplementedError when called.
+These are the operators that models of MMDetection, MMSegmentation and MMPretrain use,
+except `deform_roi_pool` (two configs of MMDetection), `line_nms` (CLRerNet) and mmcv's
+own SyncBN. Other names can be imported, but raise NotImplementedError when called.
 
 Shapes: maps (B, C, H, W); regions `rois` (K, 5), the image's index, then x1, y1, x2, y2
 in its pixels; boxes (N, 4), x1, y1, x2, y2 in pixels.
@@ -27,17 +27,17 @@ import torchvision
 from torch import Tensor
 
 OPS = torch.ops.torchvision
-READS_STRIDES = True  # of maps in any memory format; see mmmeta/ops/layout.py
-# What is worth a thread of its own: channels, and numbers in all.
+READS_STRIDES = True  # maps may have any memory format; see mmmeta/ops/layout.py
+# Minimum sizes for multithreading: channels, and elements in total.
 LEAST_CHANNELS, MANY = 32, 2**20
 COMPILED = (
-    'a compiled mmcv has it: pip install --no-build-isolation --no-deps '
-    '--force-reinstall --no-binary :all: onedl-mmcv, with a C++ compiler, beside torch'
+    'compile mmcv to get it: pip install --no-build-isolation --no-deps '
+    '--force-reinstall --no-binary :all: onedl-mmcv (needs torch and a C++ compiler)'
 )
 
 
 def __getattr__(name: str) -> Callable:
-    """Return a function that raises, for an operator that is not here."""
+    """Return a function that raises, for an operator that is not implemented."""
     if name.startswith('_'):
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
@@ -49,23 +49,22 @@ def __getattr__(name: str) -> Callable:
 
 def _not_here(what: str) -> NotImplementedError:
     return NotImplementedError(
-        f"{what} is not among mmcv's operators that mmmeta makes of torchvision's; "
-        f'{COMPILED}'
+        f'{what} is not among the operators of mmcv that mmmeta provides; {COMPILED}'
     )
 
 
 def get_compiler_version() -> str:
-    """Return what stands for the compiler's version in reports on the environment."""
-    return f'none (operators of torchvision {torchvision.__version__}, by mmmeta)'
+    """Return a replacement for the compiler's version in environment reports."""
+    return f"none (mmmeta's operators on torchvision {torchvision.__version__})"
 
 
 def get_compiling_cuda_version() -> str:
-    """Return the version of CUDA that torchvision is made for, as PyTorch is."""
+    """Return the CUDA version that torchvision and PyTorch are built for."""
     return torch.version.cuda or 'not available'
 
 
 def _wide(*tensors: Tensor) -> list[Tensor]:
-    """Return the tensors in one dtype that every kernel has, float32 or float64."""
+    """Return the tensors in a dtype that all kernels support: float32 or float64."""
     dtype = functools.reduce(torch.promote_types, (x.dtype for x in tensors))
     dtype = dtype if dtype == torch.float64 else torch.float32
     return [x.to(dtype) for x in tensors]
@@ -75,11 +74,11 @@ def _pick(options: dict[str, Any], names: str) -> tuple:
     return tuple(options[name] for name in names.split())
 
 
-# -------------------------------------------------------------- suppression of boxes
+# ----------------------------------------------------------- non-maximum suppression
 
 
 def _float32(threshold: float) -> float:
-    """Round as mmcv does, whose IoUs and thresholds are float32."""
+    """Round to float32, as mmcv does with IoUs and thresholds."""
     return float(np.float32(threshold))
 
 
@@ -89,7 +88,7 @@ def _areas(boxes: np.ndarray, offset: int) -> np.ndarray:
 
 
 def _ious(boxes: np.ndarray, areas: np.ndarray, offset: int) -> np.ndarray:
-    """Return the IoU of the first box with each of the others, in mmcv's steps."""
+    """Return the IoU of the first box with each other box, computed as in mmcv."""
     corner1 = np.maximum(boxes[0, :2], boxes[1:, :2])
     corner2 = np.minimum(boxes[0, 2:], boxes[1:, 2:])
     size = np.maximum(corner2 - corner1 + offset, 0)
@@ -101,9 +100,9 @@ def _ious(boxes: np.ndarray, areas: np.ndarray, offset: int) -> np.ndarray:
 def _groups(
     boxes: Tensor, scores: Tensor, offset: int, suppresses: Callable
 ) -> list[np.ndarray]:
-    """Return the index of each box that is kept, and those of the boxes it suppresses.
+    """Return the index of each box to keep and those of the boxes it suppresses.
 
-    Both in the order of their scores; `suppresses` says which IoUs do.
+    Both are ordered by score; `suppresses` decides for an IoU.
     """
     order = scores.sort(descending=True)[1].cpu().numpy()
     sorted_boxes = boxes.cpu().numpy()[order]
@@ -119,23 +118,23 @@ def _groups(
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Return the indices (K,), int64, of the boxes to keep, the best score first.
+    """Return the indices (K,), int64, of the boxes to keep, by descending score.
 
-    A box is left out where its IoU with a better one is above `iou_threshold`. With
-    `offset` 1 a box from pixel 0 to pixel 9 is ten pixels wide.
+    A box is removed if its IoU with a better one is above `iou_threshold`. With
+    `offset` 1, a box from pixel 0 to pixel 9 is ten pixels wide.
     """
     boxes, scores = _wide(boxes.detach(), scores.detach())
     threshold = _float32(iou_threshold)
     if offset == 0:
         return OPS.nms(boxes, scores, threshold)
-    # Not torchvision's of boxes to x2 + 1, which loses digits that x2 - x1 + 1 has.
+    # torchvision's nms with x2 + 1 would lose digits compared with x2 - x1 + 1.
     groups = _groups(boxes, scores, offset, lambda ious: ious > threshold)
     keep = torch.tensor([group[0] for group in groups], dtype=torch.long)
     return keep.to(boxes.device)
 
 
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
-    """Return the groups of `dets` (N, 5), boxes with scores, from an IoU on."""
+    """Group `dets` (N, 5), boxes with scores, by an IoU of at least the threshold."""
     dets = _wide(dets.detach())[0]
     threshold = _float32(iou_threshold)
     groups = _groups(dets[:, :4], dets[:, 4], 0, lambda ious: ious >= threshold)
@@ -148,14 +147,15 @@ def softnms(
 ) -> Tensor:  # fmt: skip
     """Lower the scores of boxes that overlap better ones (1704.04503), on a CPU.
 
-    By `method`, from an IoU on to zero (0) or by 1 - IoU (1), or by exp(-IoU ** 2 /
-    sigma) (2); boxes whose score falls below `min_score` are left out. Writes boxes
-    and new scores into `dets` (N, 5), the best first; returns their indices (K,).
+    `method` 0 sets scores to zero and 1 multiplies them by 1 - IoU, from a threshold
+    on; 2 multiplies them by exp(-IoU ** 2 / sigma). Boxes whose score falls below
+    `min_score` are removed. Writes boxes and new scores into `dets` (N, 5), by
+    descending score, and returns their indices (K,).
     """
     wide, wide_scores = _wide(boxes.detach(), scores.detach())
     box, score = wide.numpy(), wide_scores.numpy().copy()
     area = _areas(box, offset)
-    order = np.arange(len(box))  # the first i are chosen, the others wait
+    order = np.arange(len(box))  # the first i are selected, the others remaining
     rows = np.zeros((len(box), 5), box.dtype)
     i = 0
     while i < len(order):
@@ -175,7 +175,7 @@ def softnms(
 
 
 def _without(order: np.ndarray, start: int, gone: np.ndarray) -> np.ndarray:
-    """Leave out what is gone from `start` on; the last takes its place, as in mmcv."""
+    """Remove `gone` from `start` on, moving the last into its place, as in mmcv."""
     end = len(order)
     for place in start + np.flatnonzero(gone[order[start:]]):
         while place < end and gone[order[place]]:
@@ -197,9 +197,9 @@ def _roi_align_sizes(options: dict[str, Any]) -> tuple[tuple, tuple]:
 def _by_channels(
     call: Callable[[Tensor], Tensor], given: Tensor, target: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield parts of `target`'s channels with what `call` makes of those of `given`.
+    """Yield parts of `target`'s channels with `call`'s results for those of `given`.
 
-    Of large maps on a CPU in several threads: torchvision's kernels use one.
+    Large maps on a CPU are split over several threads: torchvision's kernels use one.
     """
     threads = min(torch.get_num_threads(), given.shape[1] // LEAST_CHANNELS)
     if threads < 2 or given.device.type != 'cpu' or target.numel() < MANY:
@@ -248,9 +248,9 @@ def roi_pool_forward(
 ) -> None:  # fmt: skip
     """Write the maxima of regions (1504.08083) into `output` (K, C, height, width).
 
-    `argmax`, int32, gets their positions h * W + w. A bin without positions, or of a
-    region without area, has 0 and -1. mmcv rounds the corners of bins, torchvision
-    those of regions: each bin is a region for torchvision.
+    Their positions h * W + w are written into `argmax`, int32. A bin without positions,
+    or of a region without area, has 0 and -1. mmcv rounds the corners of bins but
+    torchvision those of regions, so each bin is passed to torchvision as a region.
     """
     wide, rois = _wide(input, rois)
     image, *corners = rois[:, :, None].unbind(1)
@@ -309,8 +309,8 @@ def deform_conv_forward(
 ) -> None:  # fmt: skip
     """Write the deformable convolution (1703.06211) into `output`.
 
-    `offset` is (B, 2 * deformable_group * kH * kW, H', W'), y before x. Those of mmcv's
-    arguments that are buffers (`columns`, `ones`) are not used, here and below.
+    `offset` is (B, 2 * deformable_group * kH * kW, H', W'), y before x. mmcv's buffer
+    arguments (`columns`, `ones`) are not used, here and below.
     """
     tensors = _wide(*_unmodulated(input, weight, offset))
     output.copy_(OPS.deform_conv2d(*tensors, *_deform(sizes), False))
@@ -320,7 +320,7 @@ def deform_conv_backward_input(
     input: Tensor, offset: Tensor, grad_output: Tensor, grad_input: Tensor,
     grad_offset: Tensor, weight: Tensor, columns: Tensor, **sizes: int,
 ) -> None:  # fmt: skip
-    """Add the gradient of `input` to `grad_input`, and write the one of `offset`."""
+    """Add the gradient of `input` to `grad_input`, and write that of `offset`."""
     tensors = _wide(grad_output, *_unmodulated(input, weight, offset))
     grads = OPS._deform_conv2d_backward(*tensors, *_deform(sizes), False)
     grad_input += grads[0]
@@ -332,7 +332,7 @@ def deform_conv_backward_parameters(
     columns: Tensor, ones: Tensor, *, scale: float, **sizes: int,
 ) -> None:  # fmt: skip
     """Add the gradient of the weight, times `scale`, to `grad_weight`."""
-    # It does not depend on the weight, of which the kernel needs the shape.
+    # The result does not depend on the weight; the kernel only needs its shape.
     tensors = _wide(grad_output, *_unmodulated(input, grad_weight, offset))
     grads = OPS._deform_conv2d_backward(*tensors, *_deform(sizes), False)
     grad_weight.add_(grads[1], alpha=scale)
@@ -380,7 +380,7 @@ def ms_deform_attn_forward(
 ) -> Tensor:  # fmt: skip
     """Return multi-scale deformable attention (2010.04159), (B, queries, channels).
 
-    By mmcv's own PyTorch function, which has the shapes.
+    Uses mmcv's own PyTorch function, which documents the shapes.
     """
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
@@ -396,7 +396,7 @@ def ms_deform_attn_backward(
     grad_value: Tensor, grad_sampling_loc: Tensor, grad_attn_weight: Tensor,
     im2col_step: int,
 ) -> None:  # fmt: skip
-    """Add the gradients of values, locations and weights to the tensors for them."""
+    """Add the gradients of values, locations and weights to the given tensors."""
     inputs = [value, sampling_locations, attention_weights]
     with torch.enable_grad():
         value, *rest = inputs = [x.detach().requires_grad_() for x in inputs]
@@ -418,7 +418,7 @@ def _log(p: Tensor) -> Tensor:
 def _weigh(loss: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Multiply losses (N, ...) by the weights of their targets' classes, if any.
 
-    Targets of no class, which mmcv looks up outside of the weights, have 1.
+    Background targets, for which mmcv reads outside the weights, have weight 1.
     """
     if not weight.numel():
         return loss
@@ -451,7 +451,7 @@ def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, *, gamma: float,
     alpha: float,
 ) -> None:  # fmt: skip
-    """Write the derivative of each loss by its logit into `grad_input` (N, classes)."""
+    """Write the gradient of each loss with respect to its logit into `grad_input`."""
     input, weight = _wide(input, weight)
     p, q = input.sigmoid(), 1 - input.sigmoid()
     own = -alpha * q**gamma * (q - gamma * p * _log(p))
@@ -470,7 +470,7 @@ def softmax_focal_loss_forward(
 ) -> None:  # fmt: skip
     """Write the focal loss of probabilities (N, classes) into `output` (N,).
 
-    `target` and `weight` as above; a target below zero has no loss.
+    `target` and `weight` as above; targets below zero have no loss.
     """
     softmax, weight = _wide(softmax, weight)
     p = _of_target(softmax, target)
@@ -482,9 +482,9 @@ def softmax_focal_loss_backward(
     softmax: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor,
     *, gamma: float, alpha: float,
 ) -> None:  # fmt: skip
-    """Write the derivatives of the losses by the logits into `grad_input`.
+    """Write the gradient of the losses with respect to the logits into `grad_input`.
 
-    `buff` (N,) gets the factor that the classes of a row share.
+    The factor shared by the classes of a row is written into `buff` (N,).
     """
     softmax, weight = _wide(softmax, weight)
     p = _of_target(softmax, target)
@@ -503,7 +503,7 @@ def _carafe(
     masks: Tensor, size: torch.Size, kernel_size: int, group_size: int,
     scale_factor: int,
 ) -> tuple[Callable[[Tensor], list[Tensor]], Tensor, tuple[int, ...]]:  # fmt: skip
-    """Return a function that lists views of a padded map, one a tap, weights, a shape.
+    """Return a function listing views of a padded map, one per tap; weights; a shape.
 
     Axes are (B, group, channel or tap, H, up, W, up).
     """
@@ -559,9 +559,9 @@ def carafe_naive_backward(
 def carafe_forward(
     features: Tensor, masks: Tensor, kept: Tensor, *outputs: Tensor, **sizes: int
 ) -> None:
-    """Write what `carafe_naive_forward` does into the last of the outputs.
+    """Write the result of `carafe_naive_forward` into the last output.
 
-    The others are buffers; `kept` gets the features, for the way back.
+    The others are buffers; the features are kept in `kept` for the backward pass.
     """
     kept.copy_(features)
     carafe_naive_forward(features, masks, outputs[-1], **sizes)
@@ -570,7 +570,7 @@ def carafe_forward(
 def carafe_backward(
     grad_output: Tensor, kept: Tensor, masks: Tensor, *outputs: Tensor, **sizes: int
 ) -> None:
-    """Do what `carafe_naive_backward` does to the last two of the outputs."""
+    """Apply `carafe_naive_backward` to the last two outputs."""
     carafe_naive_backward(grad_output, kept, masks, *outputs[-2:], **sizes)
 
 
@@ -578,9 +578,9 @@ def masked_im2col_forward(
     im: Tensor, mask_h_idx: Tensor, mask_w_idx: Tensor, col: Tensor, *, kernel_h: int,
     kernel_w: int, pad_h: int, pad_w: int,
 ) -> None:  # fmt: skip
-    """Write what a kernel sees at N positions into `col` (C * kernel_h * kernel_w, N).
+    """Write the receptive fields of N positions to `col` (C * kernel_h * kernel_w, N).
 
-    `im` is (1, C, H, W); the positions, (N,) each, those of a convolution's output.
+    `im` is (1, C, H, W); positions, (N,) each, are those of a convolution's output.
     """
     padded = F.pad(im[0], (pad_w, pad_w, pad_h, pad_h))
     taps = col.view(-1, kernel_h, kernel_w, len(mask_h_idx))
@@ -597,7 +597,7 @@ def masked_col2im_forward(
 
 
 def _psa_taps(sizes: dict[str, int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return which tap of p's mask is at q, by (q, p), and whether there is one."""
+    """Return the tap of p's mask that is at q, by (q, p), and whether it exists."""
 
     def taps(axis: str) -> Tensor:
         index = torch.arange(sizes[f'{axis}_feature'], device=device)
@@ -615,8 +615,9 @@ def psamask_forward(
 ) -> None:
     """Write point-wise spatial attention (PSANet, section 3.2) into `output`.
 
-    `input` (B, h_mask * w_mask, H, W) is what a position attends to around it, `output`
-    (B, H * W, H, W) the same by position; `psa_type` 0 collects, 1 distributes.
+    `input` (B, h_mask * w_mask, H, W) is each position's attention to its neighborhood,
+    `output` (B, H * W, H, W) that to all positions; `psa_type` 0 collects, 1
+    distributes.
     """
     tap, valid = _psa_taps(sizes, input.device)
     found = input.flatten(2).gather(1, tap.expand(num_, -1, -1)) * valid

@@ -1,7 +1,7 @@
-"""Trained models on images, whichever of the host libraries they are of.
+"""Running trained models of any host library on images.
 
-What differs between detectors, segmentors and classifiers is looked up by the config's
-`default_scope`; the host libraries' own inferencers do the work.
+The config's `default_scope` selects between detectors, segmentors and classifiers; the
+host libraries' own inferencers do the work.
 """
 
 import io
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model with its weights, ready for images.
+    """A model with its weights, ready for inference.
 
     Attributes:
         library: The host library.
-        inferencer: The library's.
-        classes: Names of the classes by index; numbers where none are known.
+        inferencer: The library's inferencer.
+        classes: Names of the classes by index; numbers if unknown.
         palette: Their colors, RGB, 0 to 255.
     """
 
@@ -51,14 +51,14 @@ class Predictor:
             images: (H, W, 3), uint8, BGR, as `read_image` returns them; one batch.
 
         Raises:
-            UserError: The model does another task than its library's main one.
+            UserError: The model's task is not its library's main one.
         """
         return self.forward(self.prepare(images))
 
     def prepare(self, images: Sequence['np.ndarray']) -> dict[str, Any]:
-        """Return the batch that the config's test pipeline makes of images."""
+        """Return images as a batch prepared by the config's test pipeline."""
         (batch,) = self.inferencer.preprocess(list(images), batch_size=len(images))
-        # A detector's has the images themselves in front.
+        # A detector's samples start with the image itself.
         return batch[1] if self.task == 'detection' else batch
 
     def forward(self, batch: dict[str, Any]) -> list[Any]:
@@ -67,15 +67,15 @@ class Predictor:
         field = self.library.field
         if field not in samples[0]:
             raise UserError(
-                f'{type(self.inferencer.model).__name__} returns no {field}; detectors '
-                'and instance segmentors, semantic segmentors and classifiers do'
+                f'{type(self.inferencer.model).__name__} returns no {field}; expected '
+                'a detector, instance segmentor, semantic segmentor or classifier'
             )
         return samples
 
     def draw(
         self, image: 'np.ndarray', sample: Any, score_thr: float = 0.3
     ) -> 'np.ndarray':
-        """Return a picture of an image and what was found on it.
+        """Return an image with its predictions drawn on it.
 
         Args:
             image: (H, W, 3), uint8, BGR.
@@ -83,21 +83,21 @@ class Predictor:
             score_thr: Detections below are not drawn. Default: 0.3.
 
         Returns:
-            (H, W, 3), uint8, BGR; a classifier's is enlarged where it is small.
+            (H, W, 3), uint8, BGR; a classifier's small image is enlarged.
         """
         from mmengine.visualization import Visualizer
 
         visualizer: Visualizer = self.inferencer.visualizer
         rgb = image[..., ::-1]
         if self.task == 'classification':
-            small = min(image.shape[:2]) < 256  # pixels, for the text to be legible
+            small = min(image.shape[:2]) < 256  # pixels, for legible text
             visualizer.visualize_cls(
                 rgb, sample, self.classes, draw_gt=False, resize=256 if small else None
             )
             return visualizer.get_image()[..., ::-1]
         options = {'pred_score_thr': score_thr} if self.task == 'detection' else {}
         with warnings.catch_warnings():
-            # Of boxes that touch the border.
+            # For boxes that touch the border.
             warnings.filterwarnings('ignore', message='.*out of bounds')
             visualizer.add_datasample('', rgb, sample, draw_gt=False, **options)
         return visualizer.get_image()[..., ::-1]
@@ -111,20 +111,20 @@ def build_predictor(
 ) -> Predictor:
     """Build a config's model and load its weights, strictly.
 
-    Nothing is downloaded but the checkpoint, where it has an address: the weights
-    that the config would begin a training with are not asked for. Class names are
-    those of the checkpoint, else of the config's test data; numbers if neither has any.
+    Only the checkpoint is downloaded, if it is a URL; the weights that the config names
+    for training are not needed. Class names come from the checkpoint, else from the
+    config's test data, else they are numbers.
 
     Args:
         config: A file, or one in an installed library, such as
             mmdet::retinanet/retinanet_r50_fpn_1x_coco.py.
-        checkpoint: A file, an address or mmmeta://NAME, read without running code.
+        checkpoint: A file, a URL or mmmeta://NAME, read without executing code.
         device: As for `pick_device`. Default: None.
-        cfg_options: What to replace in the config, by key with dots. Default: None.
+        cfg_options: Settings that override the config's, by dotted key. Default: None.
 
     Raises:
-        UserError: A wrong argument: what, and what was expected.
-        CheckpointError: The checkpoint cannot be had, read or does not fit.
+        UserError: An invalid argument; says what was expected.
+        CheckpointError: The checkpoint cannot be obtained or read, or does not fit.
     """
     cfg = load_config(config, cfg_options)
     scope = _check_config(cfg, config)
@@ -145,23 +145,23 @@ def build_predictor(
     if scope == 'mmpretrain':
         inferencer.classes = classes
     else:
-        # A tuple would be taken for one color.
+        # A tuple would be treated as one color.
         meta = {'classes': classes, 'palette': list(palette)}
         model.dataset_meta = inferencer.visualizer.dataset_meta = meta
     return Predictor(LIBRARIES[scope], inferencer, classes, palette)
 
 
-# -- what the user gave -----------------------------------------------------------
+# -- user input -------------------------------------------------------------------
 
 
 def pick_device(name: str | None) -> str:
     """Return the device to run on.
 
     Args:
-        name: 'cpu', 'cuda', 'cuda:1', ...; None for a GPU where there is one.
+        name: 'cpu', 'cuda', 'cuda:1', ...; None for a GPU if available.
 
     Raises:
-        UserError: It is unknown or not there.
+        UserError: It is unknown or not available.
     """
     import torch
 
@@ -181,19 +181,19 @@ def pick_device(name: str | None) -> str:
 
 
 def read_image(path: str | os.PathLike) -> 'np.ndarray':
-    """Return an image as the host libraries read it: turned as its EXIF data say.
+    """Read an image as the host libraries do, rotated according to its EXIF data.
 
     Returns:
         (H, W, 3), uint8, BGR.
 
     Raises:
-        ValueError: It cannot be read, or is cut off; says why.
+        ValueError: It cannot be read or is truncated; says why.
     """
     import mmcv
     from PIL import Image
 
     try:
-        # OpenCV only fills what a cut off file lacks with gray.
+        # OpenCV only fills the missing part of a truncated file with gray.
         with Image.open(path) as image:
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -209,22 +209,22 @@ def read_image(path: str | os.PathLike) -> 'np.ndarray':
 
 @contextmanager
 def hush() -> Iterator[None]:
-    """Drop what the host libraries say when they are imported and models built."""
+    """Suppress the host libraries' output on import and when building models."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')
         yield
 
 
 def _check_config(cfg: 'Config', name: str) -> str:
-    """Return the config's scope, or say what it lacks."""
+    """Return the config's scope; raise UserError if something is missing."""
     if not cfg.get('model'):
         raise UserError(f'config {name} has no model')
     scope = library_of(cfg, name)
     loader = cfg.get('test_dataloader') or {}
     if 'pipeline' not in (loader.get('dataset') or {}):
         raise UserError(
-            f'config {name} has no test_dataloader.dataset.pipeline, which says how '
-            'images are prepared'
+            f'config {name} has no test_dataloader.dataset.pipeline, which is needed '
+            'to prepare images'
         )
     return scope
 
@@ -243,7 +243,7 @@ def _check_model(model: 'nn.Module', scope: str, config: str) -> None:
 
 
 def _read_checkpoint(name: str) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """Return all that a checkpoint holds, and its weights."""
+    """Return a checkpoint's full content and its weights."""
     from mmmeta.weights.locate import locate
     from mmmeta.weights.reading import read_file, unwrap
 
@@ -254,7 +254,7 @@ def _read_checkpoint(name: str) -> tuple[Mapping[str, Any], dict[str, Any]]:
 def _load_strictly(
     model: 'nn.Module', state: dict[str, Any], checkpoint: str, config: str
 ) -> None:
-    """Load all weights of a model or none; MMEngine would only warn of misfits."""
+    """Load all weights of a model or none; MMEngine would only log mismatches."""
     from mmmeta.models.metaformer import MetaFormer
     from mmmeta.weights.errors import CheckpointError
     from mmmeta.weights.loading import load_checkpoint
@@ -266,5 +266,6 @@ def _load_strictly(
             model.load_state_dict(state)
     except RuntimeError as error:
         raise CheckpointError(
-            f'checkpoint {checkpoint} is not of config {config}: {one_line(error, 600)}'
+            f'checkpoint {checkpoint} does not fit config {config}: '
+            f'{one_line(error, 600)}'
         ) from error

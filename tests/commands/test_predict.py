@@ -332,7 +332,7 @@ def test_checkpoints_that_do_not_fit(
     message = error_of(capsys, root / DETECTOR, tmp_path / 'no.pth', images, *out)
     assert f'{tmp_path / "no.pth"} does not exist' in message
     message = error_of(capsys, root / DETECTOR, classifier, images, *out)
-    assert f'{classifier} is not of config' in message and 'missing' in message
+    assert f'{classifier} does not fit config' in message and 'missing' in message
     option = ['--cfg-options', 'model.roi_head.bbox_head.num_classes=7']
     message = error_of(capsys, root / DETECTOR, detector, images, *out, *option)
     assert 'roi_head.bbox_head.fc_cls.weight has shape (7, 256), expected (8, 256)' in (

@@ -81,7 +81,7 @@ def test_training_says_the_time_left_and_stops_past_the_bar(tmp_path):
     assert all(float(x[2]) > 0 for x in said if x)
     warned = [x for x in lines if 'This machine is slow' in x]
     assert len(warned) == 1
-    assert warned[0].endswith('a shorter form is: make demo DEMO_ARGS=--short')
+    assert warned[0].endswith('for a shorter run: make demo DEMO_ARGS=--short')
 
 
 def test_training_on_a_fast_machine_gives_no_advice(tmp_path):
