@@ -1,4 +1,4 @@
-"""The `mmmeta` command: which subcommand runs, and how it ends."""
+"""The `mmmeta` command: dispatch to subcommands and error handling."""
 
 import argparse
 import os
@@ -9,14 +9,14 @@ from mmmeta.commands import build_parser
 from mmmeta.errors import UserError
 from mmmeta.hosts.allocator import tune_allocator
 
-COMPUTING = ('predict', 'validate', 'explain', 'demo')  # which run models
+COMPUTING = ('predict', 'validate', 'explain', 'demo')  # these run models
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
     Args:
-        argv: The arguments. Default: those of the process.
+        argv: The arguments. Default: `sys.argv[1:]`.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser(argv[0] if argv else None)
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     if args.command in COMPUTING and tune_allocator() and sys.stderr.isatty():
         print(
-            'glibc keeps freed memory (MMMETA_MALLOC=0: it does not)', file=sys.stderr
+            'glibc keeps freed memory (MMMETA_MALLOC=0 disables this)', file=sys.stderr
         )
     return args.run(args)
 
@@ -38,13 +38,13 @@ def _run(args: argparse.Namespace) -> int:
 def exit_status(
     name: str, run: Callable[[argparse.Namespace], int], args: argparse.Namespace
 ) -> int:
-    """Return what a command returns; an error of the user's is one line, and 1.
+    """Return a command's exit status; print user errors in one line and return 1.
 
-    With MMMETA_DEBUG=1 it keeps its traceback, as any other error does.
+    With MMMETA_DEBUG=1 they are raised with a traceback, like all other errors.
     """
     try:
         return run(args)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # a reader such as head has closed the pipe
         sys.stderr.close()
         return 0
     except KeyboardInterrupt:

@@ -1,9 +1,9 @@
-"""The subcommands of `mmmeta`, one module each, a folder where it has parts.
+"""The subcommands of `mmmeta`, each a module or package.
 
-A subcommand is a row of `COMMANDS`: its name, what `--help` says of it, and the
-module with its `add_arguments(parser)` and `run(args) -> int`, imported only when the
-subcommand is the one asked for, so that `mmmeta list` does not wait for PyTorch. What
-such a module imports at its top needs neither PyTorch nor MMEngine.
+A subcommand is a row of `COMMANDS`: its name, its `--help` text, and the module with
+`add_arguments(parser)` and `run(args) -> int`. The module is imported only if the
+subcommand is used, so that `mmmeta list` does not wait for PyTorch; its top-level
+imports need neither PyTorch nor MMEngine.
 """
 
 import argparse
@@ -14,17 +14,17 @@ from mmmeta.version import __version__
 COMMANDS = {
     name: (text, f'mmmeta.commands.{name}')
     for name, text in {
-        'list': 'names of models and published checkpoints',
-        'info': 'what is known of a model or checkpoint',
+        'list': 'list models and published checkpoints',
+        'info': 'show details of a model or checkpoint',
         'convert': 'write a checkpoint in another layout',
         'predict': 'run a detector, segmentor or classifier on images',
-        'validate': 'top-1 and top-5 accuracy on a folder of class folders',
+        'validate': 'measure top-1 and top-5 accuracy on a folder of class folders',
         'explain': 'show where models look: Grad-CAM, side by side',
-        'flops': 'parameters and multiply-accumulates, by stage',
-        'plot': 'curves of loss, learning rate, AP or mIoU from logs',
-        'demo': 'a page in the browser to try a model on an image',
-        'doctor': 'what is wrong with this installation, and what fixes it',
-        'completion': 'print the completion script of a shell',
+        'flops': 'count parameters and multiply-accumulates by stage',
+        'plot': 'plot loss, learning rate, AP or mIoU from logs',
+        'demo': 'open a web page to try a model on an image',
+        'doctor': 'find problems with this installation and how to fix them',
+        'completion': 'print a completion script for a shell',
     }.items()
 }
 
@@ -35,8 +35,8 @@ def build_parser(
     """Return the parser.
 
     Args:
-        command: The subcommand whose arguments are wanted; the others have none.
-        everything: All subcommands' are. Default: False.
+        command: The subcommand to add arguments for; the others get none.
+        everything: Add the arguments of all subcommands. Default: False.
     """
     parser = argparse.ArgumentParser('mmmeta', description='MetaFormer backbones.')
     parser.add_argument('--version', action='version', version=f'mmmeta {__version__}')

@@ -1,4 +1,4 @@
-"""Types of arguments that several subcommands take."""
+"""Argument types shared by several subcommands."""
 
 import argparse
 from typing import Any
@@ -13,7 +13,7 @@ def positive(text: str) -> int:
 
 
 class ConfigOptions(argparse.Action):
-    """MMEngine's `DictAction`, which is imported where the option is given."""
+    """MMEngine's `DictAction`, imported only if the option is used."""
 
     def __call__(
         self,

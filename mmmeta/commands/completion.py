@@ -1,6 +1,6 @@
 """`mmmeta completion SHELL`: a script that completes commands and options.
 
-bash: `eval "$(mmmeta completion bash)"`, for good in ~/.bashrc; zsh likewise.
+bash: `eval "$(mmmeta completion bash)"`, permanently in ~/.bashrc; zsh likewise.
 """
 
 import argparse

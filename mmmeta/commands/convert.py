@@ -6,8 +6,8 @@ from mmmeta.weights.layouts import LAYOUT_NAMES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('src', help='a file, an address or mmmeta://NAME')
-    parser.add_argument('dst', help='the file to write: .safetensors or .pth')
+    parser.add_argument('src', help='a file, a URL or mmmeta://NAME')
+    parser.add_argument('dst', help='output file: .safetensors or .pth')
     parser.add_argument(
         '--to',
         metavar='LAYOUT',
@@ -18,11 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--no-ema',
         action='store_true',
-        help='take the weights themselves where the file also has their average',
+        help='use the raw weights even if the file also has averaged ones',
     )
-    parser.add_argument('--prefix', help='where the backbone is in the file')
+    parser.add_argument('--prefix', help="prefix of the backbone's keys in the file")
     parser.add_argument(
-        '--overwrite', action='store_true', help='replace DST if it is there'
+        '--overwrite', action='store_true', help='replace DST if it exists'
     )
 
 

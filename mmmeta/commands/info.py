@@ -1,4 +1,4 @@
-"""`mmmeta info NAME`: what is known of a checkpoint."""
+"""`mmmeta info NAME`: details of a checkpoint."""
 
 import argparse
 
@@ -39,6 +39,6 @@ def _facts(row: Published) -> list[tuple[str, str]]:
         ('page', row.page),
     ]
     for i, source in enumerate(row.sources):
-        by_hand = ' (by hand, in a browser)' if source.manual else ''
+        by_hand = ' (manually, in a browser)' if source.manual else ''
         facts.append(('mirror' if i else 'address', source.url + by_hand))
     return facts

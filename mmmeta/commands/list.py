@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     if not names:
         near = nearest(args.pattern.strip('*'), [*ZOO] if args.pretrained else [*ARCHS])
         hint = f'; nearest: {", ".join(near)}' if near else ''
-        print(f'no name fits {args.pattern!r}{hint}', file=sys.stderr)
+        print(f'no name matches {args.pattern!r}{hint}', file=sys.stderr)
         return 1
     if not args.pretrained:
         print('\n'.join(names))

@@ -71,7 +71,7 @@ def start(folder: Path, *args: str) -> tuple[subprocess.Popen, str]:
         text=True,
     )
     line = process.stdout.readline()
-    found = re.fullmatch(r'mmmeta demo: (http://\S+) \(Ctrl-C ends it\)\n', line)
+    found = re.fullmatch(r'mmmeta demo: (http://\S+) \(Ctrl-C stops it\)\n', line)
     assert found, line + (folder / 'stderr.txt').read_text()
     return process, found[1]
 

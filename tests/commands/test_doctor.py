@@ -83,7 +83,7 @@ def test_this_installation_is_healthy(capfd):
     assert lines['torch'].split() == ['ok', torch.__version__]
     assert lines['mmcv'].endswith('(onedl-mmcv)')
     assert lines['operators'].startswith(
-        "ok       torchvision's, since onedl-mmcv has none of its own; nms is right on "
+        "ok       torchvision's, since onedl-mmcv has no compiled ones; nms is correct "
     )
     for name in ('mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'cv2', 'timm'):
         assert lines[name].startswith('ok '), lines[name]
@@ -115,14 +115,14 @@ CONFLICTS = {
         ['onedl-mmcv 2.3.6', 'mmcv 2.1.0'],
         'mmcv',
         'problem',
-        'onedl-mmcv 2.3.6 and mmcv 2.1.0 are both installed and own the same files',
+        'onedl-mmcv 2.3.6 and mmcv 2.1.0 are both installed and have the same files',
         'pip uninstall -y onedl-mmcv mmcv && pip install onedl-mmcv',
     ),
     'both mmmeta': (
         ['mmmeta-backbones 0.1.0', 'mmmeta 2.0'],
         'mmmeta',
         'problem',
-        'mmmeta-backbones 0.1.0 and mmmeta 2.0 are both installed and own the same '
+        'mmmeta-backbones 0.1.0 and mmmeta 2.0 are both installed and have the same '
         'files',
         'pip uninstall -y mmmeta-backbones mmmeta && pip install mmmeta-backbones',
     ),
@@ -131,7 +131,7 @@ CONFLICTS = {
         'cv2',
         'warning',
         'opencv-python-headless 4.10.0.84 and opencv-python 4.11.0.86 are both '
-        'installed and own the same files',
+        'installed and have the same files',
         'pip uninstall -y opencv-python-headless opencv-python && '
         'pip install opencv-python-headless',
     ),
@@ -139,14 +139,14 @@ CONFLICTS = {
         ['onedl-mmpretrain 1.3.6', 'transformers 5.0.1'],
         'transformers',
         'problem',
-        'MMPretrain does not import beside transformers 5.0.1',
+        'MMPretrain cannot be imported with transformers 5.0.1',
         "pip install 'transformers<5'",
     ),
     'transformers 4.57 beside the original': (
         ['mmpretrain 1.2.0', 'transformers 4.57.6'],
         'transformers',
         'problem',
-        'MMPretrain does not import beside transformers 4.57.6',
+        'MMPretrain cannot be imported with transformers 4.57.6',
         "pip install 'transformers<4.56'",
     ),
     'an old torch': (
@@ -203,9 +203,9 @@ def test_a_crash_and_an_exit_are_findings(tmp_path):
     module(tmp_path, 'mmpretrain', 'import sys; print("chatter"); sys.exit("gone")')
     module(tmp_path, 'numpy', '__version__ = "2.0"')
     _, wrong = examine(tmp_path)
-    assert wrong['timm']['text'] == 'timm: ends Python with SIGSEGV'
+    assert wrong['timm']['text'] == 'timm: crashed Python with SIGSEGV'
     assert wrong['timm']['fix'] == 'pip install --force-reinstall --no-deps timm'
-    assert wrong['mmseg']['text'] == 'mmseg.apis: ends Python with exit code 3'
+    assert wrong['mmseg']['text'] == 'mmseg.apis: exited Python with code 3'
     assert wrong['mmpretrain']['text'] == 'mmpretrain.apis: gone'
     assert 'numpy' not in wrong
 

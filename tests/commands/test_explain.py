@@ -270,7 +270,7 @@ def test_segmentors_score_is_of_where_the_class_is(image, tmp_path, root):
         ),
         (
             ['{image}', '--models', 'poolformer_s12', '--random', '--layer', 'head.fc'],
-            'the layer gives (1, 1000)',
+            'the layer returns (1, 1000)',
         ),
         (
             ['{image}', '--models', 'poolformer_s12', '--random', '--target', '1000'],

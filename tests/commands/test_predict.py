@@ -272,8 +272,8 @@ def test_inputs_and_what_is_made_of_them(tmp_path):
 def test_inputs_that_are_not_there(root, images, tmp_path, capsys):
     (tmp_path / 'empty').mkdir()
     for text, reason in (
-        (tmp_path / 'none.jpg', 'is not there'),
-        (images / '*.gif', 'is not there'),
+        (tmp_path / 'none.jpg', 'is missing'),
+        (images / '*.gif', 'is missing'),
         (tmp_path / 'empty', 'is a folder without images'),
     ):
         message = error_of(capsys, root / DETECTOR, 'x.pth', images, text)
@@ -352,7 +352,7 @@ def test_annotations_are_for_detectors(root, classifier, images, tmp_path, capsy
     arguments = ['--out-dir', tmp_path / 'out', '--ann-file', 'x.json']
     arguments += ['--cfg-options', 'model.head.num_classes=6']
     message = error_of(capsys, root / CLASSIFIER, classifier, images, *arguments)
-    assert '--ann-file is for detectors' in message
+    assert '--ann-file needs a detector' in message
 
 
 def test_a_batch_of_nothing_is_an_error_of_usage(root, capsys):
@@ -390,6 +390,6 @@ def test_a_process_prints_its_results_alone(
     detections, *lines = done.stdout.splitlines()
     assert re.fullmatch(r'predictions/detections.json: \d+ detections', detections)
     assert lines == [
-        'predictions/images.json: what their ids stand for',
-        'predictions/top5.csv: the likeliest classes of each image',
+        'predictions/images.json: the meaning of their ids',
+        'predictions/top5.csv: the most likely classes of each image',
     ]

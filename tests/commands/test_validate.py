@@ -114,7 +114,7 @@ def test_images_that_cannot_be_read(data, checkpoint, ranked, tmp_path, capsys):
     assert facts['top1'] == pytest.approx(accuracy(good, sorted(CLASSES), 1))
     assert err.splitlines() == [
         f'{bad}: cannot be read',
-        '1 of 12 images failed and do not count',
+        '1 of 12 images failed and are not counted',
     ]
 
 
@@ -144,7 +144,7 @@ def test_wrong_arguments(data, checkpoint, tmp_path, capsys):
     message = error_of(capsys, ARCH, tmp_path / 'no', '--checkpoint', checkpoint)
     assert f'no folder {tmp_path / "no"}' in message
     message = error_of(capsys, ARCH, data.parent, '--checkpoint', checkpoint)
-    assert 'has 2 class folders and the model 6 classes' in message
+    assert 'has 2 class folders, but the model 6 classes' in message
     message = error_of(capsys, ARCH, data, '--checkpoint', tmp_path / 'no.pth')
     assert f'{tmp_path / "no.pth"} does not exist' in message
     message = error_of(capsys, 'caformer_s18', data, '--checkpoint', checkpoint)

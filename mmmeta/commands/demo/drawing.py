@@ -1,4 +1,4 @@
-"""What is shown of a prediction: a picture, and words about it."""
+"""Displaying a prediction: a picture and a text."""
 
 from collections import Counter
 from html import escape
@@ -12,15 +12,15 @@ from mmengine.visualization import Visualizer
 from mmmeta.commands.demo.engine import Prediction
 from mmmeta.hosts.libraries import OPACITY
 
-# Smaller images are enlarged before labels are written on them; pixels.
+# Images smaller than this (in pixels) are enlarged before labels are drawn on them.
 MIN_SIDE = 640
 
 
 def draw(prediction: Prediction, threshold: float) -> np.ndarray:
-    """Return the image with what was found, uint8 (H, W, 3), RGB.
+    """Return the image with predictions drawn on it, uint8 (H, W, 3), RGB.
 
     Args:
-        prediction: Of a detector or a segmentor.
+        prediction: Prediction of a detector or segmentor.
         threshold: Only objects with a higher score are drawn.
     """
     if prediction.task == 'segmentation':
@@ -49,7 +49,7 @@ def _draw_map(prediction: Prediction) -> np.ndarray:
     from mmseg.visualization import SegLocalVisualizer
 
     image = prediction.image[..., ::-1]
-    # Instead of labels on the picture, the page has a legend.
+    # The page has a legend instead of labels on the picture.
     return _draw_sample(
         SegLocalVisualizer(), prediction, image, prediction.sample, with_labels=False
     )
@@ -76,7 +76,7 @@ def _above(prediction: Prediction, threshold: float) -> BaseDataElement:
 
 
 def describe(prediction: Prediction, threshold: float) -> str:
-    """Return what was found, as HTML."""
+    """Return a description of the prediction as HTML."""
     if prediction.task == 'segmentation':
         return _legend(prediction)
     if prediction.task == 'detection':
@@ -96,7 +96,7 @@ def _count(prediction: Prediction, threshold: float) -> str:
 
 
 def _legend(prediction: Prediction) -> str:
-    """Return the classes on the map with their colors and shares of the image."""
+    """Return the classes in the map with their colors and shares of the image."""
     labels = prediction.sample.pred_sem_seg.data.flatten()
     counts = np.bincount(labels)
     rows = []
@@ -114,7 +114,7 @@ def _legend(prediction: Prediction) -> str:
 def scores(prediction: Prediction) -> dict[str, float]:
     """Return a classifier's probabilities by class."""
     names = prediction.classes
-    # Two of ImageNet's classes may have one name.
+    # ImageNet has classes with the same name.
     twice = {name for name, n in Counter(names).items() if n > 1}
     values = prediction.sample.pred_score.tolist()
     return {
@@ -124,7 +124,7 @@ def scores(prediction: Prediction) -> dict[str, float]:
 
 
 def timing(prediction: Prediction) -> str:
-    """Return how long the model took, on what."""
+    """Return the model's run time, its device and the image sizes."""
     height, width = prediction.image.shape[:2]
     rows, columns = prediction.input_size
     return (

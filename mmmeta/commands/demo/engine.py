@@ -14,7 +14,7 @@ from mmmeta.hosts.predictor import Predictor, build_predictor, pick_device
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model said of an image; holds nothing of the model.
+    """A model's prediction for an image, with no reference to the model.
 
     Attributes:
         task: 'detection', 'segmentation' or 'classification'.
@@ -24,7 +24,7 @@ class Prediction:
         palette: Their colors, RGB, 0 to 255.
         seconds: How long the model took, after a warm-up.
         device: Where it ran, such as 'cpu'.
-        input_size: Height and width of what it was given, in pixels.
+        input_size: Height and width of the model's input, in pixels.
     """
 
     task: str
@@ -38,10 +38,10 @@ class Prediction:
 
 
 class Engine:
-    """Keeps the model last used, and runs one at a time.
+    """Keeps the last model used, and runs one at a time.
 
     Args:
-        device: Such as 'cpu' or 'cuda:0'. Default: a GPU if there is one.
+        device: Such as 'cpu' or 'cuda:0'. Default: a GPU if available.
 
     Raises:
         UserError: There is no such device.
@@ -59,7 +59,7 @@ class Engine:
 
         Raises:
             UserError: The model cannot be built.
-            CheckpointError: The checkpoint cannot be had or does not fit.
+            CheckpointError: The checkpoint cannot be obtained or does not fit.
         """
         with self._lock:
             return self._predict(model, image)
@@ -86,7 +86,7 @@ class Engine:
         )
 
     def _forward(self, batch: dict) -> Any:
-        """Return the data sample of a batch of one, once it is computed."""
+        """Return the data sample of a batch of one, after synchronizing the device."""
         (sample,) = self._predictor.forward(batch)
         if self.device.startswith('cuda'):
             torch.cuda.synchronize(self.device)
@@ -95,7 +95,7 @@ class Engine:
     def _load(self, model: Model) -> None:
         if model == self._model:
             return
-        # The old one goes first: there may not be room for two.
+        # Free the old one first: memory may not suffice for two.
         self._model = self._predictor = None
         self._warm.clear()
         if self.device.startswith('cuda'):

@@ -1,4 +1,4 @@
-"""Which models the page offers."""
+"""The models that the page offers."""
 
 import os
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ class Model:
 
     Attributes:
         config: A file, or LIBRARY::PATH.
-        checkpoint: A file, an address or mmmeta://NAME.
+        checkpoint: A file, a URL or mmmeta://NAME.
         task: 'detection', 'segmentation' or 'classification'.
     """
 
@@ -31,33 +31,33 @@ class Model:
 
     @property
     def label(self) -> str:
-        """What the page calls it: the config, and the checkpoint with its folder."""
+        """Its name on the page: the config, and the checkpoint with its folder."""
         checkpoint = '/'.join(self.checkpoint.rsplit('/', 2)[-2:])
         return f'{Path(self.config).stem} ({checkpoint})'
 
 
 def make_model(config: str, checkpoint: str) -> Model:
-    """Return the model of a config and a checkpoint; reads the config alone.
+    """Return the model of a config and a checkpoint; reads only the config.
 
     Raises:
-        UserError: One of the two is not there, or the config is not of a detector,
+        UserError: One of the two does not exist, or the config is not for a detector,
             segmentor or classifier.
     """
     scope = library_of(load_config(config), config)
     if not is_remote(checkpoint) and not os.path.isfile(checkpoint):
         raise UserError(
-            f'no checkpoint {checkpoint}; expected a file, an address or mmmeta://NAME'
+            f'no checkpoint {checkpoint}; expected a file, a URL or mmmeta://NAME'
         )
     return Model(config, checkpoint, LIBRARIES[scope].task)
 
 
 def find_models(root: str | os.PathLike = 'work_dirs') -> tuple[list[Model], list[str]]:
-    """Look for what was trained: folders in `root` with a config and a checkpoint.
+    """Find trained models: folders in `root` with a config and a checkpoint.
 
-    In each, the newest of either counts, and best_*.pth before other checkpoints.
+    The newest of each is used, and best_*.pth is preferred to other checkpoints.
 
     Returns:
-        The models by name of the folder, and why folders were left out, a line each.
+        The models by folder name, and one line for each skipped folder with the reason.
     """
     models, left_out = [], []
     for folder in sorted(Path(root).glob('*/')):

@@ -1,4 +1,4 @@
-"""The page: its parts, and what happens when they are used."""
+"""The page: its components and event handlers."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from mmmeta.hosts.libraries import TASKS
 from mmmeta.hosts.predictor import read_image
 
 THRESHOLD = 0.5
-# What to run where no model was found.
+# What to run if no model was found.
 HINTS = {
     'detection': 'run <code>make demo</code>, which trains one in minutes',
     'segmentation': (
@@ -42,13 +42,13 @@ CSS = """
 
 
 def note(text: str, error: bool = False) -> str:
-    """Return a line of HTML; errors are read out at once."""
+    """Return a line of HTML; screen readers announce errors immediately."""
     kind, role = (' error', 'alert') if error else ('', 'status')
     return f'<p class="note{kind}" role="{role}">{text}</p>'
 
 
 def shown(yes: bool) -> bool | str:
-    """Return `visible` for Gradio; what is False in it may not come back."""
+    """Return `visible` for Gradio; components with False may not reappear."""
     return True if yes else 'hidden'
 
 
@@ -56,16 +56,16 @@ def open_image(path: str | None) -> np.ndarray:
     """Return an image, upright, uint8 (H, W, 3), BGR.
 
     Raises:
-        UserError: There is none, or the file is no image.
+        UserError: There is none, or the file is not an image.
     """
     if path is None:
-        raise UserError('choose an image first: drop one, or take an example')
+        raise UserError('choose an image first: drop one, or select an example')
     try:
         return read_image(path)
     except ValueError as error:
         raise UserError(
-            'this file cannot be read as an image; expected a JPEG, PNG, WebP or '
-            'the like, not damaged'
+            'this file cannot be read as an image; expected an undamaged JPEG, PNG, '
+            'WebP or similar file'
         ) from error
 
 
@@ -79,14 +79,14 @@ def explain(error: Exception) -> str:
 
 
 class Page:
-    """The page's parts, and the functions that answer to them.
+    """The page's components and their event handlers.
 
     Args:
         engine: Runs the models.
-        given: The models of the command line, offered first.
+        given: The models from the command line, offered first.
         find: Called when the page is opened; returns the models to offer.
         examples: Paths of images to choose from.
-        may_add: Whether the page takes paths of configs, which are programs.
+        may_add: Whether the page accepts paths of configs, which are programs.
     """
 
     def __init__(
@@ -161,8 +161,8 @@ class Page:
         self.prediction = gr.State()
 
     def _connect(self, blocks: gr.Blocks) -> None:
-        # Gradio's queue shares one stream of results among all events, and loses a
-        # result whose event comes while the stream is being closed.
+        # Gradio's queue shares one stream of results among all events, and loses
+        # results of events that arrive while the stream is closing.
         at_once = dict(queue=False)
         results = [self.status, self.picture, self.top, self.summary, self.prediction]
         blocks.load(
@@ -190,7 +190,7 @@ class Page:
             [self.model, self.image, self.threshold],
             results,
             show_progress_on=[self.picture, self.top],
-            preprocess=False,  # it would raise for a broken file, before `run`
+            preprocess=False,  # it would raise for broken files, before `run`
             **at_once,
         )
         self.threshold.change(
@@ -210,13 +210,13 @@ class Page:
             )
 
     def open(self) -> list:
-        """Offer what there is now; a training may have ended since."""
+        """Update the models on offer; more may have been trained."""
         self.models = list(dict.fromkeys([*self.given, *self.find()]))
         task = self.models[0].task if self.models else 'detection'
         return [gr.update(value=task), *self.choose_task(task)]
 
     def choose_task(self, task: str, chosen: Model | None = None) -> list:
-        """Offer the models of a task, or say how to get one."""
+        """Offer the models of a task, or show how to get one."""
         models = [model for model in self.models if model.task == task]
         value = chosen or (models[0] if models else None)
         return [
@@ -238,7 +238,7 @@ class Page:
         raise UserError('choose a model first')
 
     def add_model(self, config: str, checkpoint: str) -> list:
-        """Offer a model by the paths typed into the page."""
+        """Offer the model whose paths were typed into the page."""
         try:
             model = make_model(config.strip(), checkpoint.strip())
         except Exception as error:
@@ -253,7 +253,7 @@ class Page:
         ]
 
     def clear(self, key: str | None) -> list:
-        """Take away the results of another model or image."""
+        """Clear the results of the previous model or image."""
         task = next((m.task for m in self.models if m.key == key), 'detection')
         classifies = task == 'classification'
         return [
@@ -266,7 +266,7 @@ class Page:
         ]
 
     def run(self, key: str | None, file: dict | None, threshold: float) -> list:
-        """Run the model, and show what it found or why it could not."""
+        """Run the model, and show its predictions or an error."""
         try:
             image = open_image(file and file['path'])
             prediction = self.engine.predict(self._chosen(key), image)
@@ -276,11 +276,11 @@ class Page:
                 return [status, None, top, '', None]
             picture, summary = self.redraw(prediction, threshold)
             return [status, picture, None, summary, prediction]
-        except Exception as error:  # whatever it is, the page has to say so
+        except Exception as error:  # the page must show any error
             return [explain(error), None, None, '', None]
 
     def redraw(self, prediction: Prediction | None, threshold: float) -> list:
-        """Draw a prediction again; the model does not run."""
+        """Redraw a prediction without running the model."""
         if prediction is None:
             return [gr.skip(), gr.skip()]
         return [

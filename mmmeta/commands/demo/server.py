@@ -31,10 +31,10 @@ def serve(
     """Serve the page and return the exit status.
 
     Args:
-        given: Models to offer beside those in work_dirs/.
-        host: Address to listen on. Default: this machine alone.
-        port: Port to listen on. Default: the first free one from 7860.
-        device: Where models run. Default: a GPU if there is one.
+        given: Models to offer besides those in work_dirs/.
+        host: Address to listen on. Default: this machine only.
+        port: Port to listen on. Default: the first free port from 7860.
+        device: Where models run. Default: a GPU if available.
         browser: Open the page in the user's browser. Default: True.
 
     Raises:
@@ -62,26 +62,26 @@ def serve(
             ),
             css=CSS,
         )
-        print(f'mmmeta demo: {page.blocks.local_url} (Ctrl-C ends it)', flush=True)
-        # As Ctrl-C: uploads are not left behind.
+        print(f'mmmeta demo: {page.blocks.local_url} (Ctrl-C stops it)', flush=True)
+        # Handled like Ctrl-C, so that uploads are deleted.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
-            print('mmmeta demo: ended', flush=True)
+            print('mmmeta demo: stopped', flush=True)
         finally:
             page.blocks.close(verbose=False)
     return 0
 
 
 def _keep_private(folder: str) -> None:
-    """Set up Gradio, before its import, so that it stays on this machine."""
+    """Configure Gradio, before its import, not to contact other machines."""
     os.environ.update(
         GRADIO_ANALYTICS_ENABLED='False',
-        GRADIO_TEMP_DIR=folder,  # uploads go when the page ends
+        GRADIO_TEMP_DIR=folder,  # uploads are deleted when the server stops
         NO_PROXY=f'{os.environ.get("NO_PROXY", "")},127.0.0.1,localhost'.lstrip(','),
     )
-    # Of libraries, on what a user of the page can do nothing about.
+    # Warnings of libraries, about which users of the page can do nothing.
     for text in ('Warning: The (bbox|polygon) is out of bounds', "'HTTP_422"):
         warnings.filterwarnings('ignore', message=text)
 

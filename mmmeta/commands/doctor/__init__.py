@@ -1,8 +1,8 @@
-"""`mmmeta doctor`: what is wrong with this installation, and what fixes it.
+"""`mmmeta doctor`: problems with this installation and how to fix them.
 
-`examine` gathers what `packages` (metadata), `libraries` (imports, in the process of
-`probe`) and `machine` find, each a `Finding`. Only the standard library is needed, and
-of mmmeta nothing that needs another: it runs where MMEngine or PyTorch does not import.
+`examine` collects a `Finding` for each check of `packages` (metadata), `libraries`
+(imports, in the process of `probe`) and `machine`. Only the standard library and parts
+of mmmeta that need nothing else are used: it works if MMEngine or PyTorch do not.
 """
 
 import argparse

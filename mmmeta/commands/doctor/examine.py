@@ -1,7 +1,7 @@
-"""All that is looked at.
+"""All checks.
 
-Distributions are judged by their metadata; libraries are imported in a process of
-their own (`probe.py`), where they may fail, crash or hang.
+Distributions are checked by their metadata; libraries are imported in a separate
+process (`probe.py`), where they may fail, crash or hang.
 """
 
 from mmmeta.commands.doctor.finding import Finding
@@ -11,7 +11,7 @@ from mmmeta.commands.doctor.packages import check_extras, check_packages, read_p
 
 
 def examine() -> list[Finding]:
-    """Return what was found, library by library, then the machine and the extras."""
+    """Return the findings: libraries first, then the machine and the extras."""
     packages = read_packages()
     probes = run_probes()
     return [

@@ -1,18 +1,18 @@
-"""The form of what the doctor says."""
+"""The doctor's findings."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's.
+    """One line of the doctor's report.
 
     Attributes:
         subject: What it is about, such as 'mmcv'.
-        mark: 'ok', 'warning' (works, with a catch), 'problem' (something does not
-            work) or '-' (not there, and needed by some only).
+        mark: 'ok', 'warning' (works, with limitations), 'problem' (something does not
+            work) or '-' (optional and not installed).
         text: What was found.
-        fix: The command that fixes it; empty where there is nothing to fix.
+        fix: The command that fixes it; empty if there is nothing to fix.
     """
 
     subject: str

@@ -1,4 +1,4 @@
-"""Whether libraries import and compute, tried in a process of their own."""
+"""Whether libraries can be imported and work, tested in a separate process."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 from mmmeta.commands.doctor.finding import Finding
 from mmmeta.commands.doctor.packages import Packages, install_command, owners, preferred
 
-# What is imported, in this order, and what `check_machine` asks of the same process.
+# Modules to import, in this order, and the probes for `check_machine`.
 MODULES = {
     'torch': 'torch',
     'torchvision': 'torchvision',
@@ -31,16 +31,16 @@ MODULES = {
 }
 LIBRARIES = [*MODULES][: [*MODULES].index('weights')]
 NEEDED = {'torch', 'numpy', 'timm', 'mmengine'}
-TIME_LIMIT = 300  # seconds; cold, on one core, it takes half a minute
+TIME_LIMIT = 300  # seconds; a cold start on one core takes half a minute
 PROBE = Path(__file__).with_name('probe.py')
 
 Probes = dict[str, dict[str, Any]]
 
 
 def run_probes() -> Probes:
-    """Import all of `MODULES` and return what was found out, or the `error`, of each.
+    """Import all of `MODULES` and return the facts, or the `error`, for each.
 
-    After a crash the rest is imported in a new process.
+    After a crash the remaining ones are imported in a new process.
     """
     probes: Probes = {}
     while rest := {n: m for n, m in MODULES.items() if n not in probes}:
@@ -54,7 +54,7 @@ def run_probes() -> Probes:
             )
             answers, end = done.stdout, _end(done.returncode)
         except subprocess.TimeoutExpired as error:
-            answers, end = error.stdout or b'', f'does not end in {TIME_LIMIT} s'
+            answers, end = error.stdout or b'', f'did not finish in {TIME_LIMIT} s'
         for line in answers.splitlines():
             answer = json.loads(line)
             probes[answer.pop('name')] = answer
@@ -66,8 +66,8 @@ def run_probes() -> Probes:
 
 def _end(code: int) -> str:
     if code >= 0:
-        return f'ends Python with exit code {code}'
-    return f'ends Python with {signal.Signals(-code).name}'
+        return f'exited Python with code {code}'
+    return f'crashed Python with {signal.Signals(-code).name}'
 
 
 def check_libraries(probes: Probes, packages: Packages) -> list[Finding]:
@@ -80,7 +80,7 @@ def check_libraries(probes: Probes, packages: Packages) -> list[Finding]:
         Finding('python', 'ok', f'{version}, {sys.executable}'),
         Finding('mmmeta', 'ok', f'{__version__}, {home}'),
     ]
-    fixes: dict[str, str] = {}  # what fails in one way is fixed in one way
+    fixes: dict[str, str] = {}  # one fix for each error
     for name in LIBRARIES:
         findings.append(_check_library(name, probes[name], packages, fixes))
     return findings
@@ -105,17 +105,17 @@ def _check_library(
 def _describe(name: str, probe: dict[str, Any], packages: Packages) -> str:
     if name == 'operators':
         mmcv = next(iter(owners('mmcv', packages)), 'mmcv')
-        kind = f"torchvision's, since {mmcv} has none of its own"
+        kind = f"torchvision's, since {mmcv} has no compiled ones"
         kind = 'compiled' if probe['compiled'] else kind
-        return f'{kind}; nms is right on {" and ".join(probe["devices"])}'
+        return f'{kind}; nms is correct on {" and ".join(probe["devices"])}'
     owner = owners(name, packages)
-    # Of a distribution by another name, such as a fork's, the name says more.
+    # Show the name of a distribution that differs, such as a fork's.
     other = f' ({owner[0]})' if owner and owner[0] != name else ''
     return f'{probe["version"]}{other}'
 
 
 def _fix(name: str, probe: dict[str, Any], packages: Packages) -> str:
-    """Return the command against an import's error."""
+    """Return the command that fixes an import error."""
     error = probe['error']
     # The hosts' assertion: 'Please install mmcv>=2.0.0rc4, <2.2.0.'
     bounds = re.search(r'Please install (mm\w+)(>=\S+), ?(<\S+?)\.?$', error)
@@ -128,7 +128,7 @@ def _fix(name: str, probe: dict[str, Any], packages: Packages) -> str:
     if probe.get('missing') == 'mmcv._ext':
         if os.environ.get('MMMETA_MMCV_OPS') == '0':
             return 'unset MMMETA_MMCV_OPS'
-        # Python did not read its .pth file when it started.
+        # Python did not process its .pth file on startup.
         return 'pip install --force-reinstall --no-deps mmmeta-backbones'
     missing = (probe.get('missing') or '').partition('.')[0]
     if missing and missing != name:
@@ -136,7 +136,7 @@ def _fix(name: str, probe: dict[str, Any], packages: Packages) -> str:
     if name in ('mmcv', 'operators'):
         return _reinstall_mmcv(packages)
     if name == 'torchvision' and 'torch' in packages:
-        # Each is made for one torch, and pip finds the one for this.
+        # Each torchvision needs one torch version, and pip finds the matching one.
         version = packages['torch'].version.partition('+')[0]
         return f'pip install --force-reinstall torch=={version} torchvision'
     owner = next(iter(owners(name, packages)), name)
@@ -144,8 +144,8 @@ def _fix(name: str, probe: dict[str, Any], packages: Packages) -> str:
 
 
 def _reinstall_mmcv(packages: Packages) -> str:
-    """Return the command for an mmcv without operators, so that torchvision's serve."""
+    """Return the command for an mmcv without operators, to use torchvision's."""
     name = preferred('mmcv', packages)
     version = f'=={packages[name].version}' if name in packages else ''
-    # pip's cache may have the wheel that was compiled.
+    # pip's cache may contain the compiled wheel.
     return f'pip install --force-reinstall --no-deps --no-cache-dir {name}{version}'

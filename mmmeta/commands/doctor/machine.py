@@ -1,4 +1,4 @@
-"""The GPU, the memory, the disk, and the cache of the weights."""
+"""The GPU, the memory, the disk, and the cache of weights."""
 
 import os
 import shlex
@@ -12,12 +12,12 @@ from mmmeta.commands.doctor.finding import Finding
 from mmmeta.commands.doctor.libraries import Probes
 
 GIB = 2**30
-LITTLE_MEMORY, LITTLE_DISK = 2 * GIB, GIB  # one detector in training; its checkpoints
+LITTLE_MEMORY, LITTLE_DISK = 2 * GIB, GIB  # for training a detector; its checkpoints
 NEW_TORCH = 'pip install --upgrade --force-reinstall torch torchvision'
 
 
 def check_machine(probes: Probes) -> list[Finding]:
-    """Return what the machine has, of that which models need."""
+    """Return findings about the machine's resources."""
     return [
         *_check_gpus(probes['torch']),
         _check_cores(probes['torch']),
@@ -34,10 +34,10 @@ def _check_gpus(torch: dict[str, Any]) -> list[Finding]:
         if not driver or 'error' in torch:
             return [Finding('GPU', '-', 'none was found')]
         if 'CUDA_VISIBLE_DEVICES' in os.environ:
-            text = 'PyTorch sees none, by CUDA_VISIBLE_DEVICES'
+            text = 'hidden from PyTorch by CUDA_VISIBLE_DEVICES'
             return [Finding('GPU', 'warning', text, 'unset CUDA_VISIBLE_DEVICES')]
-        text = f'driver {driver} is there, but PyTorch sees no GPU: {torch["why"]}'
-        # One that is built without CUDA, or for a CUDA that the driver does not know.
+        text = f'driver {driver} is installed, but PyTorch sees no GPU: {torch["why"]}'
+        # PyTorch is built without CUDA, or for a CUDA that the driver does not support.
         return [Finding('GPU', 'problem', text, NEW_TORCH)]
     findings = []
     for gpu in torch['gpus']:
@@ -56,7 +56,7 @@ def _check_gpus(torch: dict[str, Any]) -> list[Finding]:
 
 
 def _has_code(archs: list[str], major: int, minor: int) -> bool:
-    """Code runs on later GPUs of its generation, code to be compiled on all later."""
+    """Binaries run on later GPUs of the same generation, PTX on all later GPUs."""
     for arch in archs:
         kind, _, number = arch.partition('_')
         digits = ''.join(filter(str.isdigit, number))
@@ -78,7 +78,7 @@ def _nvidia_driver() -> str:
 def _check_cores(torch: dict[str, Any]) -> Finding:
     own = os.environ.get('OMP_NUM_THREADS')
     threads = torch.get('threads', 'unknown')
-    text = f'{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores may be used; '
+    text = f'{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores available; '
     text += f"PyTorch's threads: {threads}"
     return Finding('CPU', 'ok', text + (f' (OMP_NUM_THREADS={own})' if own else ''))
 
@@ -87,7 +87,7 @@ def _check_memory() -> Finding:
     lines = Path('/proc/meminfo').read_text().splitlines()
     kib = {name: int(rest.split()[0]) for name, rest in (x.split(':') for x in lines)}
     total, free = kib['MemTotal'] * 1024, kib['MemAvailable'] * 1024
-    group = Path('/sys/fs/cgroup')  # what a container may use
+    group = Path('/sys/fs/cgroup')  # limits of a container
     try:
         limit = int((group / 'memory.max').read_text())
         used = int((group / 'memory.current').read_text())
@@ -98,7 +98,7 @@ def _check_memory() -> Finding:
     text = f'{_gib(free)} of {_gib(total)} GiB free'
     if free < LITTLE_MEMORY:
         fix = 'ps aux --sort=-rss | head'
-        return Finding('memory', 'warning', f'{text}; a training needs more', fix)
+        return Finding('memory', 'warning', f'{text}; training needs more', fix)
     return Finding('memory', 'ok', text)
 
 
@@ -117,7 +117,7 @@ def _gib(size: int) -> str:
 
 def _check_allocator(probe: dict[str, Any]) -> Finding:
     if probe.get('tuned'):
-        text = 'the tools let glibc keep freed memory (not with MMMETA_MALLOC=0)'
+        text = 'the tools let glibc keep freed memory (MMMETA_MALLOC=0 disables this)'
     else:
         text = (
             'the tools leave it as it is: a GPU, a setting of your own, no glibc, or '
@@ -128,12 +128,12 @@ def _check_allocator(probe: dict[str, Any]) -> Finding:
 
 def _check_weights(probe: dict[str, Any]) -> list[Finding]:
     if 'error' in probe:
-        text = textwrap.shorten(f'not looked at: {probe["error"]}', 80)
+        text = textwrap.shorten(f'not checked: {probe["error"]}', 80)
         return [Finding('weights', '-', text)]
     text = f'{probe["count"]} files, {_gib(probe["size"])} GiB in {probe["folder"]}'
     findings = [Finding('weights', 'ok', text)]
     for file in probe['unfinished']:
-        text = f'{file} is unfinished; asked for again, it is continued'
+        text = f'{file} is incomplete; the next download will resume it'
         fix = f'rm {shlex.quote(file)}'
         findings.append(Finding('weights', 'warning', text, fix))
     for file, text in probe['damaged'].items():

@@ -1,13 +1,13 @@
-"""What the installed distributions say of themselves, without importing them."""
+"""Checks of the installed distributions' metadata, without importing them."""
 
 import re
 from importlib import metadata
 
 from mmmeta.commands.doctor.finding import Finding
 
-# name: the distributions that have it, of which one may be installed: they own the
-# same files. The first is the one to keep, unless the other host libraries are of
-# the second kind.
+# name: the distributions that provide it. Only one may be installed because they
+# install the same files: the first, unless the other host libraries are of the second
+# kind.
 OWNERS = {
     'mmengine': ('onedl-mmengine', 'mmengine', 'mmengine-lite'),
     'mmcv': ('onedl-mmcv', 'mmcv-lite', 'mmcv', 'mmcv-full'),
@@ -23,7 +23,7 @@ OWNERS = {
     'mmmeta': ('mmmeta-backbones', 'mmmeta'),
 }
 HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
-NO_EXTRAS = {'onedl', 'openmmlab', 'all', 'test', 'dev'}  # of features, that is
+NO_EXTRAS = {'onedl', 'openmmlab', 'all', 'test', 'dev'}  # not single features
 
 Packages = dict[str, metadata.Distribution]
 
@@ -32,7 +32,7 @@ def read_packages() -> Packages:
     """Return the installed distributions by their normalized names."""
     found: Packages = {}
     for package in metadata.distributions():
-        # A half-removed distribution has no name.
+        # A partially removed distribution has no name.
         name = package.metadata['Name'] if package.metadata else None
         if name:
             found.setdefault(_normalized(name), package)
@@ -44,12 +44,12 @@ def _normalized(name: str) -> str:
 
 
 def owners(name: str, packages: Packages) -> list[str]:
-    """Return the installed distributions that have a library."""
+    """Return the installed distributions that provide a library."""
     return [owner for owner in OWNERS.get(name, (name,)) if owner in packages]
 
 
 def preferred(name: str, packages: Packages) -> str:
-    """Return the distribution of a library that fits the other host libraries."""
+    """Return the distribution of a library that matches the other host libraries."""
     choices = OWNERS.get(name, (name,))
     if name not in HOSTS:
         return choices[0]
@@ -71,7 +71,7 @@ def install_command(name: str, packages: Packages) -> str:
 
 
 def check_packages(packages: Packages) -> list[Finding]:
-    """Return what is wrong between the distributions."""
+    """Return findings about conflicts between distributions."""
     return [
         *_check_owners(packages),
         *_check_transformers(packages),
@@ -91,7 +91,7 @@ def _check_owners(packages: Packages) -> list[Finding]:
             Finding(
                 name,
                 'warning' if name == 'cv2' else 'problem',
-                f'{what} are both installed and own the same files',
+                f'{what} are both installed and have the same files',
                 f'{remove} && {install_command(name, packages)}',
             )
         )
@@ -102,11 +102,11 @@ def _check_transformers(packages: Packages) -> list[Finding]:
     package, hosts = packages.get('transformers'), owners('mmpretrain', packages)
     if not package or not hosts:
         return []
-    # What the original imports of transformers, 4.56 has no more.
+    # The original imports names that transformers 4.56 removed.
     bound = '5' if hosts[0].startswith('onedl') else '4.56'
     if _numbers(package.version) < _numbers(bound):
         return []
-    text = f'MMPretrain does not import beside transformers {package.version}'
+    text = f'MMPretrain cannot be imported with transformers {package.version}'
     return [
         Finding('transformers', 'problem', text, f"pip install 'transformers<{bound}'")
     ]
@@ -117,10 +117,10 @@ def _numbers(version: str) -> list[int]:
 
 
 def _check_requirements(packages: Packages) -> list[Finding]:
-    """Look for versions outside of the bounds that mmmeta and its hosts declare."""
+    """Find versions outside the bounds that mmmeta and the host libraries declare."""
     try:
         from packaging.requirements import InvalidRequirement, Requirement
-    except ImportError:  # of no library is it a requirement that is always there
+    except ImportError:  # not a guaranteed dependency of any library
         return []
     findings = []
     for owner in [o for name in ('mmmeta', *HOSTS) for o in owners(name, packages)]:
@@ -142,10 +142,10 @@ def _check_requirements(packages: Packages) -> list[Finding]:
 
 
 def check_extras(packages: Packages) -> list[Finding]:
-    """Return whether what each extra of mmmeta installs is there."""
+    """Return whether the packages of each of mmmeta's extras are installed."""
     own = packages.get('mmmeta-backbones')
     if own is None:
-        text = 'not installed as a distribution: its extras are not known'
+        text = 'not installed as a distribution: its extras are unknown'
         return [Finding('extras', '-', text, 'pip install --no-deps -e .')]
     findings = []
     for extra in own.metadata.get_all('Provides-Extra') or []:

@@ -1,4 +1,4 @@
-"""Import libraries, in a process that may crash, and print a JSON line for each.
+"""Import libraries in a process that may crash, and print a JSON line for each.
 
 python probe.py '{"path": [...], "modules": {"torch": "torch", ...}}'
 """
@@ -12,7 +12,7 @@ import zipfile
 from importlib import import_module
 from pathlib import Path
 
-# What a download that was broken off is called: by mmmeta, by torch.hub.
+# Names of interrupted downloads of mmmeta and torch.hub.
 UNFINISHED = ('.part', '.partial')
 BOOKKEEPING = ('.lock', '.sha256')
 
@@ -52,7 +52,7 @@ def _why_no_gpu() -> str:
 
 
 def operators() -> dict:
-    """Check mmcv's nms: of two boxes that overlap it keeps the likelier one."""
+    """Check mmcv's nms: of two overlapping boxes it must keep the better one."""
     import mmcv._ext
     import torch
     from mmcv.ops import nms
@@ -70,13 +70,13 @@ def operators() -> dict:
 
 
 def allocator() -> dict:
-    # By its path: the package's own import needs MMEngine.
+    # By path because importing the package needs MMEngine.
     file = Path(__file__).parents[2] / 'hosts' / 'allocator.py'
     return dict(tuned=runpy.run_path(str(file))['tune_allocator']())
 
 
 def weights() -> dict:
-    """Look through the cache, and read in full what has a known SHA-256."""
+    """Check the cache, and hash files that have a known SHA-256."""
     from mmmeta.weights.download import cache_dir, check
     from mmmeta.weights.errors import CheckpointError
     from mmmeta.weights.zoo import ZOO
@@ -89,7 +89,7 @@ def weights() -> dict:
     damaged = {}
     for file in files:
         if file not in unfinished and _cut_off(file):
-            damaged[str(file)] = f'{file} is cut off'
+            damaged[str(file)] = f'{file} is truncated'
         elif file.name in known:
             try:
                 check(file, known[file.name], thorough=True)
@@ -105,7 +105,7 @@ def weights() -> dict:
 
 
 def _cut_off(file: Path) -> bool:
-    """Whether the end of a checkpoint is missing, by what its start says."""
+    """Whether the end of a checkpoint is missing, according to its start."""
     with file.open('rb') as content:
         start = content.read(8)
         if file.suffix != '.safetensors':
@@ -124,13 +124,13 @@ FACTS = dict(torch=torch, operators=operators, allocator=allocator, weights=weig
 
 
 def probe(name: str, module: str) -> dict:
-    """Import a module and gather what is to be known of it."""
+    """Import a module and collect facts about it."""
     try:
         import_module(module)
         facts = FACTS[name]() if name in FACTS else {}
     except ModuleNotFoundError as error:
         return dict(error=str(error), missing=error.name)
-    except BaseException as error:  # whatever a library raises or exits with
+    except BaseException as error:  # libraries may raise anything or exit
         text = str(error).strip() or type(error).__name__
         return dict(error=text.splitlines()[-1])
     library = sys.modules[module.partition('.')[0]]
@@ -140,7 +140,7 @@ def probe(name: str, module: str) -> dict:
 def main() -> None:
     order = json.loads(sys.argv[1])
     sys.path[:] = order['path']
-    # Libraries print; what they print must not get into the answers.
+    # Output of the libraries must not mix with the answers.
     answers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
     for name, module in order['modules'].items():

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         required=True,
         metavar='MODEL[=CHECKPOINT]',
-        help='a name of `mmmeta list`, timm:NAME, or CONFIG.py=CHECKPOINT; without a '
+        help='a name from `mmmeta list`, timm:NAME, or CONFIG.py=CHECKPOINT; without a '
         'checkpoint the published weights are downloaded',
     )
     parser.add_argument(
@@ -46,24 +46,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--target',
         type=int,
         metavar='CLASS',
-        help='index of the class (default: that of the highest score)',
+        help='index of the class (default: the class with the highest score)',
     )
     parser.add_argument(
         '--layer',
-        help='name of the module to look at, of every model (default: the last stage)',
+        help='name of the module to visualize in all models (default: last stage)',
     )
     parser.add_argument(
         '--random',
         action='store_true',
-        help='leave models without a checkpoint untrained, and download nothing',
+        help='keep models without a checkpoint untrained and download nothing',
     )
     parser.add_argument(
-        '--out', default='explain.png', help='the picture (default: %(default)s)'
+        '--out', default='explain.png', help='output picture (default: %(default)s)'
     )
     parser.add_argument(
-        '--out-dir', help='folder for each panel as .png, and its map as .npy'
+        '--out-dir', help='also write each panel as .png and its map as .npy there'
     )
-    parser.add_argument('--device', help='such as cuda:0 (default: a GPU if there is)')
+    parser.add_argument('--device', help='such as cuda:0 (default: a GPU if available)')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -161,7 +161,7 @@ def _write_panels(
     for row, (path, image) in enumerate(zip(paths, images, strict=True), 1):
         for subject, found in columns:
             title = subject.name.replace(' ', '_').replace(':', '_')
-            # Images of different folders may have one name.
+            # Images in different folders may have the same name.
             stem = folder / f'{row}_{path.stem}_{title}'
             heat = found[row - 1].heat
             np.save(f'{stem}.npy', heat)

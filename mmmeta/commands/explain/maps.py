@@ -1,7 +1,6 @@
 """Where models look: class activation maps of classifiers, detectors and segmentors.
 
-The maps themselves are those of the `grad-cam` library; `subjects` says what it
-needs to know of a model.
+The `grad-cam` library computes the maps; `subjects` describes the models for it.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from mmmeta.hosts.predictor import hush
 if TYPE_CHECKING:
     from pytorch_grad_cam.base_cam import BaseCAM
 
-# What becomes of the image where the model has not seen it: mixed with so much white.
+# Share of white mixed into regions of the image that the model has not seen.
 UNSEEN = 0.6
 
 
@@ -29,8 +28,8 @@ class View(NamedTuple):
 
     Attributes:
         tensor: (1, 3, h, w), float32, normalized.
-        content: Height and width of what is not padding, from the upper left corner.
-        box: What part of the image that is: left, upper, right, lower, in pixels.
+        content: Height and width without padding, from the upper left corner.
+        box: The corresponding part of the image: left, upper, right, lower, in pixels.
         samples: A detector's data samples; None for others.
     """
 
@@ -42,15 +41,15 @@ class View(NamedTuple):
 
 @dataclass(frozen=True)
 class Crop:
-    """How a classifier wants its images: a central crop, resized and normalized.
+    """A classifier's preprocessing: a central crop, resized and normalized.
 
     Attributes:
         size: Height and width in pixels.
-        crop_pct: Side of the crop over that of the image's largest; None stretches
-            the whole image.
-        mean: Of RGB, 0 to 1.
-        std: Likewise.
-        interpolation: 'bicubic' or another of Pillow's.
+        crop_pct: Ratio of the crop's side to that of the largest possible crop; None
+            stretches the whole image.
+        mean: RGB mean, 0 to 1.
+        std: RGB standard deviation, 0 to 1.
+        interpolation: 'bicubic' or another name of Pillow's.
     """
 
     size: tuple[int, int]
@@ -65,7 +64,7 @@ class Crop:
         box = (0.0, 0.0, float(width), float(height))
         if self.crop_pct is not None:
             scale = self.crop_pct * min(height / self.size[0], width / self.size[1])
-            # A crop beyond the border would be padded; the whole image is near enough.
+            # A crop beyond the border would be padded; use the whole image instead.
             h = min(self.size[0] * scale, height)
             w = min(self.size[1] * scale, width)
             left, upper = (width - w) / 2, (height - h) / 2
@@ -78,17 +77,17 @@ class Crop:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to look at.
+    """A model to visualize.
 
     Attributes:
-        title: What stands above its column.
-        scores_for: Returns for a view the module that gives a score for each class,
-            (1, classes), of the view's tensor.
-        layer: The module whose output is looked at.
-        prepare: Makes a view of an image (H, W, 3), uint8, RGB.
-        classes: Names by index; None for none.
+        title: The title of its column.
+        scores_for: Returns, for a view, a module that maps the view's tensor to a
+            score for each class, (1, classes).
+        layer: The module whose output is visualized.
+        prepare: Converts an image (H, W, 3), uint8, RGB, to a view.
+        classes: Names by index; None if unknown.
         dense: Whether it is a detector or segmentor.
-        prefix: Tokens in front of those of the image (class tokens).
+        prefix: Number of tokens before those of the image (class tokens).
         channels_last: Whether the layer's maps are (B, H, W, C).
     """
 
@@ -103,7 +102,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """The title in one line."""
+        """The title as one line."""
         return self.title.replace('\n', ' ')
 
 
@@ -114,8 +113,8 @@ class Explanation:
     Attributes:
         heat: (H, W) of the image, float32, 0 to 1; NaN where the model saw nothing.
         target: Index of the class.
-        label: Its name, and a classifier's probability for it. It says so where
-            nothing spoke for the class, and the map is 0.
+        label: Its name, and a classifier's probability for it. If nothing supports
+            the class, the label says so and the map is 0.
     """
 
     heat: np.ndarray
@@ -127,7 +126,7 @@ def _to_maps(subject: Subject, view: View, output: Any) -> Tensor:
     """Return a layer's output as maps (B, C, H, W).
 
     Raises:
-        UserError: It is no map, nor tokens of a grid of the image's shape.
+        UserError: It is neither a map nor tokens of a grid of the image's shape.
     """
     if isinstance(output, Tensor) and output.dim() == 4:
         return output.permute(0, 3, 1, 2) if subject.channels_last else output
@@ -139,8 +138,8 @@ def _to_maps(subject: Subject, view: View, output: Any) -> Tensor:
             return tokens.transpose(1, 2).unflatten(2, (rows, number // rows))
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     raise UserError(
-        f'{subject.name}: the layer gives {shape}, neither maps (B, C, H, W) nor the '
-        'tokens of a grid; choose another by --layer'
+        f'{subject.name}: the layer returns {shape}, neither maps (B, C, H, W) nor '
+        'grid tokens; choose another with --layer'
     )
 
 
@@ -156,15 +155,15 @@ def explain(
         subject: The model.
         image: (H, W, 3), uint8, RGB.
         cam: A class of `pytorch_grad_cam`, such as `GradCAM`.
-        target: Index of the class. Default: the one of the highest score.
+        target: Index of the class. Default: the class with the highest score.
 
     Raises:
-        UserError: No such class, or no layer is known.
+        UserError: No such class, or the layer is unknown.
     """
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     if subject.layer is None:
-        raise UserError(f'{subject.name}: its last stage is not known; give --layer')
+        raise UserError(f'{subject.name}: the last stage is unknown; pass --layer')
     view = subject.prepare(image)
     model = subject.scores_for(view)
     device = next(model.parameters()).device
@@ -188,7 +187,7 @@ def explain(
 
 
 def _place(heat: np.ndarray, view: View, size: tuple[int, int]) -> np.ndarray:
-    """Put a view's map back to where it is in an image of (height, width) `size`."""
+    """Place a view's map at its position in an image of (height, width) `size`."""
     heat = heat[: view.content[0], : view.content[1]]
     left, upper, right, lower = map(round, view.box)
     placed = np.full(size, np.nan, np.float32)
@@ -200,7 +199,7 @@ def _place(heat: np.ndarray, view: View, size: tuple[int, int]) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Color an image (H, W, 3), uint8, RGB, by a map; pale where that is NaN."""
+    """Color an image (H, W, 3), uint8, RGB, by a map; pale where the map is NaN."""
     from pytorch_grad_cam.utils.image import show_cam_on_image
 
     colored = show_cam_on_image(image / 255, np.nan_to_num(heat), use_rgb=True)

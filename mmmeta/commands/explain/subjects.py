@@ -1,7 +1,7 @@
-"""The models that `mmmeta explain` looks at.
+"""The models that `mmmeta explain` visualizes.
 
-For each: its weights, how it wants its images, at which layer to look, and what the
-score of a class is where there are many of them.
+For each: its weights, its preprocessing, the layer to visualize, and the score of a
+class if a model has many.
 """
 
 import logging
@@ -22,10 +22,10 @@ from mmmeta.weights.reading import read_state_dict
 from mmmeta.weights.zoo import ZOO, find, nearest
 
 TIMM = 'timm:'
-# Where the last stage is, whatever the family calls it: of ResNet, RegNet, ConvNeXt and
-# MetaFormer, Swin, transformers and MLPs, VGG and DenseNet.
+# Names of the last stage in ResNet, RegNet, ConvNeXt and MetaFormer, Swin, transformers
+# and MLPs, VGG and DenseNet.
 LAST_STAGE = ('layer4', 's4', 'stages', 'layers', 'blocks', 'features')
-# A detector's box counts for its class from this score on.
+# Minimum score for a detector's box to count for its class.
 CONFIDENT = 0.3
 
 
@@ -35,16 +35,16 @@ def load_subject(
     """Build a model with its weights.
 
     Args:
-        spec: `MODEL` or `MODEL=CHECKPOINT`. MODEL is a name of `mmmeta list`, with a
-            tag or not, `timm:NAME`, or a config file, which needs a checkpoint. Without
-            one the published weights are downloaded.
-        device: Default: 'cpu'.
-        random: Leave models without a checkpoint untrained instead. Default: False.
-        layer: Name of the module to look at, such as 'backbone.stages.2'. Default: the
-            last stage, see docs/commands/explain.md.
+        spec: `MODEL` or `MODEL=CHECKPOINT`. MODEL is a name from `mmmeta list`, with or
+            without a tag, `timm:NAME`, or a config file, which needs a checkpoint.
+            Without one the published weights are downloaded.
+        device: Device of the model. Default: 'cpu'.
+        random: Keep models without a checkpoint untrained instead. Default: False.
+        layer: Name of the module to visualize, such as 'backbone.stages.2'. Default:
+            the last stage, see docs/commands/explain.md.
 
     Raises:
-        UserError: An unknown model or layer, or weights that cannot be had.
+        UserError: An unknown model or layer, or weights that cannot be obtained.
     """
     name, _, checkpoint = spec.partition('=')
     with hush():
@@ -55,7 +55,7 @@ def load_subject(
             model, crop, num_classes = build(name, checkpoint, random)
         except CheckpointError as error:
             raise UserError(
-                f'{name}: {error}. Give a file as {name}=CHECKPOINT, or --random for '
+                f'{name}: {error}. Pass a file as {name}=CHECKPOINT, or --random for '
                 'untrained weights'
             ) from error
     model = model.eval().to(device)
@@ -77,8 +77,8 @@ def _build_own(name: str, checkpoint: str, random: bool) -> tuple[nn.Module, Cro
 
     if name not in ARCHS and name not in ZOO:
         raise UserError(
-            f'unknown model {name!r}{_hint(name, [*ARCHS, *ZOO])}. Expected a name of '
-            '`mmmeta list`, timm:NAME or CONFIG.py=CHECKPOINT'
+            f'unknown model {name!r}{_hint(name, [*ARCHS, *ZOO])}. Expected a name '
+            'from `mmmeta list`, timm:NAME or CONFIG.py=CHECKPOINT'
         )
     row = find(name)
     if checkpoint:
@@ -104,11 +104,11 @@ def _build_timm(
     if checkpoint:
         model = _load_timm(arch, checkpoint)
     else:
-        # It retries for a minute, and says so each time.
+        # It would retry for a minute and log every attempt.
         logging.getLogger('huggingface_hub').setLevel(logging.ERROR)
         try:
             model = timm.create_model(arch, pretrained=not random)
-        except Exception as error:  # of the hub or the network: any
+        except Exception as error:  # the hub or network may raise anything
             raise CheckpointError(
                 f'the weights cannot be downloaded ({one_line(error)})'
             ) from error
@@ -183,7 +183,7 @@ class _Pipeline:
 
 
 def _crop_of(predictor: Predictor) -> Crop:
-    """Read how images are cropped from a classifier's test pipeline."""
+    """Return the preprocessing of a classifier's test pipeline."""
     steps = {
         str(step['type']).split('.')[-1]: step
         for step in predictor.inferencer.config.test_dataloader.dataset.pipeline
@@ -207,13 +207,13 @@ def _crop_of(predictor: Predictor) -> Crop:
 
 
 class DenseScores(nn.Module):
-    """Gives a detector or segmentor one score a class, as a classifier has.
+    """Gives a detector or segmentor one score per class, like a classifier.
 
-    It sums the class's probability over the positions where a segmentor finds it, or
-    over the anchors or boxes where a detector is confident of it (0.3 or more).
+    It sums the class's probability over the positions where a segmentor predicts it, or
+    over the anchors or boxes where a detector's probability is 0.3 or more.
 
     Args:
-        model: Of MMDetection or MMSegmentation; its mask head is taken off.
+        model: Model of MMDetection or MMSegmentation; its mask head is removed.
         samples: The data samples of the batch that it will be called with.
             Default: None.
     """
@@ -223,7 +223,7 @@ class DenseScores(nn.Module):
         self.model = model
         self.samples = samples
         if getattr(model, 'with_mask', False):
-            model.roi_head.mask_head = None  # slow, and not asked
+            model.roi_head.mask_head = None  # slow and not needed
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (1, classes) for images (1, 3, H, W)."""
@@ -243,7 +243,7 @@ class DenseScores(nn.Module):
             with torch.no_grad():
                 proposals = model.rpn_head.predict(maps, self.samples, rescale=False)
             logits = model.roi_head(maps, proposals, self.samples)[0]
-            if isinstance(logits, list):  # a cascade's, by image
+            if isinstance(logits, list):  # a cascade returns one per image
                 (logits,) = logits
             return logits.softmax(-1)[None, :, :-1]
         head = model.bbox_head
@@ -260,18 +260,18 @@ class DenseScores(nn.Module):
 
 
 def _last_stage(model: nn.Module) -> tuple[nn.Module | None, int]:
-    """Return the module to look at, None if unknown, and the tokens to leave out."""
+    """Return the module to visualize, or None, and the number of tokens to skip."""
     prefix = getattr(model, 'num_prefix_tokens', 0)
     norm = getattr(model, f'norm{getattr(model, "out_indices", (0,))[-1]}', None)
     if getattr(model, 'fork_feat', False) and norm is not None:
-        return norm, 0  # what a neck is given
+        return norm, 0  # the neck's input
     stages = next((getattr(model, n) for n in LAST_STAGE if hasattr(model, n)), None)
     if stages is None:
         return None, prefix
     listed = isinstance(stages, nn.Sequential | nn.ModuleList)
     last = stages[-1] if listed else stages
     if getattr(model, 'global_pool', '') == 'token':
-        # Behind the last attention only the class token has a gradient.
+        # After the last attention only the class token has a gradient.
         last = getattr(last, 'norm1', None)
     return last, prefix
 

@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         metavar='SIZE',
         help='height and width of the image in pixels, or one number for both '
-        '(default: 224 for a name, what the test uses for a config)',
+        '(default: 224 for a name, the test size for a config)',
     )
-    parser.add_argument('--json', action='store_true', help='print JSON, exact figures')
+    parser.add_argument('--json', action='store_true', help='print exact JSON figures')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,14 +55,14 @@ def _shape(sizes: list[int] | None) -> tuple[int, int] | None:
         raise UserError(f'--shape takes a height and a width, got {len(sizes)} numbers')
     if min(sizes) < MIN_SIZE:
         raise UserError(
-            f'--shape must be at least {MIN_SIZE} pixels, the backbones reduce images '
-            f'by that much; got {min(sizes)}'
+            f'--shape must be at least {MIN_SIZE} pixels, the stride of the backbones; '
+            f'got {min(sizes)}'
         )
     return sizes[0], sizes[-1]
 
 
 def _table(parts: dict[str, 'Complexity']) -> list[str]:
-    """The lines of the table, in millions and billions."""
+    """Return the lines of the table, in millions and billions."""
     frozen = any(cost.frozen for cost in parts.values())
     header = ['part', 'params (M)', *['frozen (M)'] * frozen, 'MACs (G)', 'norms (G)']
     lines = [header]

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates, counted as the papers count them."""
+"""Parameters and multiply-accumulates, counted as in the papers."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,29 +17,28 @@ from mmmeta.models.layers import ChannelLayerNorm, MapLayerNorm
 
 NORMS = (_BatchNorm, ChannelLayerNorm, MapLayerNorm, nn.GroupNorm, nn.LayerNorm)
 
-# What a two-stage detector's heads are counted for, as MMDetection 2 did it for the
-# published figures: this many boxes, and masks for the best of them.
+# Numbers of boxes and masks for which a two-stage detector's heads are counted, as in
+# MMDetection 2, which the published figures come from.
 NUM_BOXES, NUM_MASKS = 1000, 100
 
-# The papers print the cost of COCO's 800x1333 for a width that strides divide.
+# For COCO's 800x1333 the papers use a width that is divisible by the strides.
 PRINTED_SIZE = {(800, 1333): (800, 1280)}
 
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a model, or a part of one, costs.
+    """The cost of a model or a part of one.
 
     Attributes:
         params: Trainable and frozen parameters.
-        frozen: Values in buffers that the paper counts apart (RandFormer's
+        frozen: Values in buffers that the paper counts separately (RandFormer's
             matrices).
         macs: Multiply-accumulates of convolutions, linear layers and attention
-            (its two matrix products included). Pooling, activations, scales and
+            (including its two matrix products). Pooling, activations, scales and
             norms are not counted.
-        norm_macs: What fvcore counts for the norms, five for each element. The
-            figures of PoolFormer and UniFormer include it; those of the MetaFormer
-            baselines do not, since fvcore does not see norms made of simple
-            operations.
+        norm_macs: fvcore's count for norms, five per element. The figures of
+            PoolFormer and UniFormer include it; those of the MetaFormer baselines do
+            not, since fvcore does not recognize norms made of simple operations.
     """
 
     params: int
@@ -51,9 +50,9 @@ class Complexity:
 def count(model: nn.Module, size: tuple[int, int] = (224, 224)) -> Complexity:
     """Count a model for one image of (height, width) `size`.
 
-    The model is run once, in evaluation mode, on the device it is on; on
-    `torch.device('meta')` nothing is computed. The heads of a two-stage detector
-    are counted for 1000 boxes and 100 masks.
+    The model is run once, in evaluation mode, on its own device; on
+    `torch.device('meta')` nothing is computed. The heads of a two-stage detector are
+    counted for 1000 boxes and 100 masks.
     """
     return count_parts(model, size)['']
 
@@ -68,10 +67,10 @@ def count_parts(
         size: Height and width of the image in pixels. Default: (224, 224).
 
     Returns:
-        By the part's name in the model, in the order of the model: backbone, its
-        stages (`backbone.stages.0`), neck and heads, a two-stage detector's each by
-        itself (`roi_head.bbox_head`). The model as a whole is `''`. A head for
-        training alone has parameters and no MACs.
+        Costs by the part's name in the model, in the model's order: backbone, its
+        stages (`backbone.stages.0`), neck and heads, separately for a two-stage
+        detector (`roi_head.bbox_head`). The whole model is `''`. Heads used only in
+        training have parameters but no MACs.
     """
     counter, normalized = _run(model, size)
     counts = counter.get_flop_counts()
@@ -90,20 +89,21 @@ def count_parts(
 
 
 def load(target: str) -> tuple[nn.Module, tuple[int, int]]:
-    """Build what is to be counted on the meta device, without weights.
+    """Build a model on the meta device, without weights.
 
     Args:
-        target: A name of `mmmeta.list_models` or `mmmeta list --pretrained`, or a
+        target: A name from `mmmeta.list_models` or `mmmeta list --pretrained`, or a
             config file of MMDetection, MMSegmentation or MMPretrain.
 
     Returns:
-        The model, and height and width of the image that the published figures are
-        for: the checkpoint's or 224x224 for a name, the size that the test pipeline
-        resizes or crops to for a config, 800x1280 where that is COCO's 800x1333.
+        The model, and the height and width of the image for which figures were
+        published: for a name, those of the checkpoint or 224x224; for a config, the
+        size after the test pipeline's resizing or cropping, with 800x1280 for COCO's
+        800x1333.
 
     Raises:
         UserError: The config cannot be read, has no model or one that cannot be built;
-            an unknown name, the message has the nearest.
+            or the name is unknown (the message lists the nearest).
     """
     if target.endswith('.py') or '::' in target:
         return _load_config(target)
@@ -119,7 +119,7 @@ def load(target: str) -> tuple[nn.Module, tuple[int, int]]:
 
 
 class _Forward(nn.Module):
-    """Runs a model as for a test, without what looks at values."""
+    """Runs a model as in testing, without steps that depend on values."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class _Forward(nn.Module):
 def _run_heads(
     roi: nn.Module, heads: nn.Module, extractors: nn.Module, number: int, like: Tensor
 ) -> None:
-    """Run the heads of one kind, one or a cascade of them, on `number` regions."""
+    """Run the heads of one kind (one or a cascade) on `number` regions."""
     heads = heads if isinstance(heads, nn.ModuleList) else [heads]
     if isinstance(extractors, nn.ModuleList):
         extractors = extractors[0]
@@ -156,7 +156,7 @@ def _run_heads(
 def _run(
     model: nn.Module, size: tuple[int, int]
 ) -> tuple[FlopCounterMode, Counter[nn.Module]]:
-    """Run the model; return the counter and the elements that each norm put out."""
+    """Run the model; return the counter and each norm's number of output elements."""
     normalized: Counter[nn.Module] = Counter()
 
     def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
@@ -178,7 +178,7 @@ def _run(
 
 
 def _flops(module: nn.Module, name: str, counts: Mapping[str, Mapping]) -> int:
-    """A module's figure, or the sum of its children's where it was not called."""
+    """Return a module's count, or the sum of its children's if it was not called."""
     called = counts.get(f'{_Forward.__name__}.model.{name}')
     if called is not None:
         return sum(called.values())
@@ -186,7 +186,7 @@ def _flops(module: nn.Module, name: str, counts: Mapping[str, Mapping]) -> int:
 
 
 def _parts(model: nn.Module, prefix: str = '') -> Iterator[tuple[str, nn.Module]]:
-    """Yield the parts that `count_parts` names, those without parameters left out."""
+    """Yield the parts that `count_parts` names, except those without parameters."""
     for name, child in model.named_children():
         path = f'{prefix}{name}'
         if not any(True for _ in child.parameters()):
@@ -218,7 +218,7 @@ def _load_config(path: str) -> tuple[nn.Module, tuple[int, int]]:
 
 
 def _test_size(cfg: Mapping[str, Any]) -> tuple[int, int]:
-    """Return height and width of the images that the test pipeline makes."""
+    """Return the height and width of images after the test pipeline."""
     sizes = {
         str(step['type']).split('.')[-1]: step.get('crop_size', step.get('scale'))
         for step in cfg.get('test_pipeline') or ()

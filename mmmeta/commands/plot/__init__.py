@@ -15,31 +15,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'work_dir',
         nargs='+',
-        help='work folder of a training; several are drawn in one figure',
+        help='work folder of a run; several share one figure',
     )
     parser.add_argument(
         '--out',
         default='curves',
-        help='what to write: NAME.png, NAME.svg, or both for a bare NAME '
-        '(default: curves)',
+        help='output: NAME.png, NAME.svg, or both for a bare NAME (default: curves)',
     )
     parser.add_argument(
         '--keys',
         nargs='+',
         metavar='KEY',
         default=[],
-        help="what to draw, with wildcards, such as 'loss*' (default: losses, learning "
+        help="keys to plot, with wildcards, such as 'loss*' (default: losses, learning "
         'rate, AP, mIoU, top-1 accuracy)',
     )
     parser.add_argument(
         '--smooth',
         type=int,
         metavar='N',
-        help='logged values whose mean is drawn, 1: each one (default: a twentieth of '
+        help='number of logged values to average, 1 for none (default: a twentieth of '
         'the log)',
     )
     parser.add_argument(
-        '--log', action='store_true', help='logarithmic losses and learning rates'
+        '--log', action='store_true', help='logarithmic scale for losses and rates'
     )
 
 
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _names(folders: list[str]) -> list[str]:
-    """The last parts of the paths, or the paths where two would be called alike."""
+    """Return the last parts of the paths, or the paths if two would be the same."""
     names = [Path(folder).resolve().name for folder in folders]
     return names if len({*names}) == len(names) else folders
 

@@ -1,7 +1,7 @@
-"""Curves of training logs, read from the scalars that MMEngine writes.
+"""Training curves from the scalars that MMEngine logs.
 
-A work folder has a folder for each start of the training, named by its time, with
-`vis_data/scalars.json`: a line for each logged step, and one for each validation.
+A work folder has a folder for each start of training, named by its time, with
+`vis_data/scalars.json`: a line for each logged step and for each validation.
 """
 
 import json
@@ -27,9 +27,9 @@ from matplotlib.ticker import (
 from mmmeta.errors import UserError
 
 SCALARS = 'vis_data/scalars.json'
-PLACE = {'iter', 'epoch', 'step'}  # where a line belongs; all else are its values
+PLACE = {'iter', 'epoch', 'step'}  # the position of a line; all other keys are values
 DEFAULT_KEYS = ('loss', '*loss*', 'lr', '*mAP', '*mIoU', '*accuracy/top1')
-# Okabe and Ito's colors, which the color-blind tell apart, without the yellow.
+# Okabe and Ito's colors for color-blind readers, without the yellow.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
 STYLES = ('-', '--', ':', '-.')
 STYLE = {
@@ -58,26 +58,26 @@ class Series:
 
 @dataclass
 class Run:
-    """What a training logged: a series for each key, in the order of the log."""
+    """The log of a run: a series for each key, in the order of the log."""
 
     name: str
     series: dict[str, Series]
 
 
 def read_run(folder: str | Path, name: str | None = None) -> Run:
-    """Read the newest training in a work folder.
+    """Read the newest run in a work folder.
 
-    One that was resumed is continued backwards by those that it resumed, up to where
-    each was taken on; a start that was killed before its first line is passed over.
+    If it was resumed, the earlier logs are prepended, up to where each was resumed.
+    Starts that were killed before their first log line are skipped.
 
     Args:
-        folder: A work folder, or one of the folders named by a time in it, which is
-            then read alone.
-        name: What the legend calls it. Default: the work folder's name.
+        folder: A work folder, or one of the folders named by a time in it, to read
+            only that one.
+        name: Its name in the legend. Default: the work folder's name.
 
     Raises:
-        UserError: There is no such folder, no log in it, or a line that is no JSON;
-            the last line of a log may be cut off.
+        UserError: There is no such folder, no log in it, or a line is not JSON; the
+            last line of a log may be truncated.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -91,14 +91,14 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
                 break
     if not logs:
         raise UserError(
-            f'no log in {folder}: expected lines in {folder}/TIME/{SCALARS}; a '
-            'training writes the first after default_hooks.logger.interval steps'
+            f'no log in {folder}: expected lines in {folder}/TIME/{SCALARS}; the first '
+            'is written after default_hooks.logger.interval training steps'
         )
     return Run(name or folder.resolve().name, _series(logs))
 
 
 def _from_scratch(start: Path) -> bool:
-    """Whether the config that was saved beside a log says that nothing was resumed."""
+    """Whether the config saved next to a log shows that nothing was resumed."""
     config = start / 'vis_data/config.py'
     return config.is_file() and bool(
         re.search(r'^resume = False', config.read_text(), re.M)
@@ -112,14 +112,14 @@ def _read_records(file: Path) -> list[dict]:
         try:
             records.append(json.loads(text))
         except ValueError:
-            if number == len(texts):  # the training was killed as it wrote this
+            if number == len(texts):  # training was killed while writing this line
                 break
             raise UserError(f'{file}, line {number}: not JSON: {text[:40]!r}') from None
     return records
 
 
 def _series(logs: list[list[dict]]) -> dict[str, Series]:
-    """Join the logs of a training; where two overlap, the later one holds."""
+    """Join the logs of a run; where two overlap, the later one is used."""
     length = _epoch_length([record for records in logs for record in records])
     points, first = [], math.inf
     for records in reversed(logs):
@@ -131,7 +131,7 @@ def _series(logs: list[list[dict]]) -> dict[str, Series]:
         for key, value in record.items():
             if key not in PLACE and isinstance(value, int | float):
                 row = series.setdefault(key, Series(validation))
-                if row.validation == validation:  # `time` is in lines of both kinds
+                if row.validation == validation:  # both kinds of lines have `time`
                     row.x.append(x)
                     row.y.append(value)
     return series
@@ -144,15 +144,15 @@ def _points(records: list[dict], length: float) -> Iterator[tuple[float, bool, d
         if 'iter' in record:
             epoch = record.get('epoch', 0)
             yield record['iter'], False, record
-        else:  # trainings by epoch validate at an epoch
+        else:  # epoch-based training logs validations by epoch
             by_epoch = record['step'] <= epoch
             yield record['step'] * (length if by_epoch else 1), True, record
 
 
 def _epoch_length(records: list[dict]) -> float:
-    """Return the iterations of an epoch, which no line says.
+    """Return the number of iterations per epoch, which is not logged.
 
-    Lines come at the same places in each epoch, so two epochs' first ones tell.
+    Lines are at the same positions in each epoch, so compare the first of two epochs.
     """
     first: dict[int, int] = {}
     for record in records:
@@ -169,31 +169,31 @@ def choose_keys(runs: Sequence[Run], patterns: Sequence[str] = ()) -> list[str]:
     """Return the keys to draw, in the order of the patterns and then of the logs.
 
     Args:
-        runs: What was read.
+        runs: The runs.
         patterns: Keys, or wildcards for several. Default: losses, learning rate, box
             and mask AP, mIoU and top-1 accuracy.
 
     Raises:
-        UserError: A pattern that fits no key; lists the keys.
+        UserError: A pattern matches no key; lists the keys.
     """
     known = list(dict.fromkeys(key for run in runs for key in run.series))
     chosen = {}
     for pattern in patterns or DEFAULT_KEYS:
         fits = [key for key in known if fnmatchcase(key, pattern)]
         if patterns and not fits:
-            raise UserError(f'no key {pattern!r}; there are {", ".join(known)}')
+            raise UserError(f'no key {pattern!r}; the log has {", ".join(known)}')
         chosen.update(dict.fromkeys(fits))
     terms = [key for key in chosen if 'loss' in key and key != 'loss']
     if not patterns and 'loss' in chosen and len(terms) == 1:
-        del chosen[terms[0]]  # the only term is the sum
+        del chosen[terms[0]]  # a single term equals the sum
     return list(chosen)
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
-    """Return the mean of the `window` values around each, which does not lag behind.
+    """Return the centered mean of `window` values for each value.
 
-    Near an end it is narrower, so that it stays centered; NaNs and infinities are left
-    out, and stay where there is nothing else.
+    Near an end the window is narrower to stay centered. NaNs and infinities are
+    ignored, unless there is nothing else.
     """
     result = []
     for i, value in enumerate(values):
@@ -212,12 +212,12 @@ def draw(
     """Return a figure with a panel for each key and a line for each run.
 
     Args:
-        runs: What was read, each with a color of its own.
-        keys: What to draw.
-        window: Logged values whose mean is drawn, over the values themselves, faint;
-            learning rates and validations are drawn as they are. Default: a
-            twentieth of the log.
-        log: Scale losses and learning rates logarithmically. Default: False.
+        runs: The runs, each drawn in its own color.
+        keys: The keys to draw.
+        window: Number of logged values to average; the raw values are drawn faintly.
+            Learning rates and validations are not averaged. Default: a twentieth of
+            the log.
+        log: Use a logarithmic scale for losses and learning rates. Default: False.
     """
     columns = 2 if len(keys) == 4 else min(len(keys), 3)
     rows = math.ceil(len(keys) / columns)
@@ -234,7 +234,7 @@ def draw(
             _finish(axis, key, log)
         for axis in axes[len(keys) :]:
             axis.remove()
-        for axis in axes[len(keys) - columns : len(keys)]:  # with none below
+        for axis in axes[len(keys) - columns : len(keys)]:  # the lowest panels
             axis.tick_params(labelbottom=True)
         figure.supxlabel('iteration', fontsize='medium')
         handles = [
@@ -248,7 +248,7 @@ def draw(
 
 
 def save(figure: Figure, file: str | Path) -> None:
-    """Write a figure in the format that the file's name ends in."""
+    """Write a figure in the format of the file's extension."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     metadata = {'Date': None} if file.suffix == '.svg' else None

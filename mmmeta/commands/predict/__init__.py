@@ -1,6 +1,6 @@
 """`mmmeta predict CONFIG CHECKPOINT INPUT...`: pictures and files of results.
 
-`inputs` says which images are meant, `writers` write what was found.
+`inputs` lists the images, `writers` write the predictions.
 """
 
 import argparse
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help='config file, or LIBRARY::PATH')
-    parser.add_argument('checkpoint', help='a file, an address or mmmeta://NAME')
+    parser.add_argument('checkpoint', help='a file, a URL or mmmeta://NAME')
     parser.add_argument(
-        'inputs', metavar='INPUT', nargs='+', help='images, folders, patterns'
+        'inputs', metavar='INPUT', nargs='+', help='images, folders or patterns'
     )
     parser.add_argument(
         '--out-dir',
         type=Path,
         default=Path('predictions'),
-        help='where pictures and results go (default: predictions)',
+        help='folder for pictures and results (default: predictions)',
     )
     parser.add_argument(
         '--batch-size',
         type=positive,
         default=1,
         metavar='N',
-        help='images at a time (default: 1)',
+        help='images per batch (default: 1)',
     )
     parser.add_argument('--device', help='cpu, cuda, cuda:1 (default: a GPU if any)')
     parser.add_argument(
@@ -44,20 +44,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.3,
         metavar='SCORE',
-        help='detections below are not drawn; results have all (default: 0.3)',
+        help='do not draw lower scores; results have all of them (default: 0.3)',
     )
     parser.add_argument('--no-vis', action='store_true', help='draw no pictures')
     parser.add_argument(
         '--ann-file',
         metavar='JSON',
-        help='COCO annotations whose ids of images and classes the detections get',
+        help='COCO annotations whose image and class ids are used for detections',
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=ConfigOptions,
         metavar='KEY=VALUE',
-        help='settings that replace those of the config; nested keys with dots',
+        help='settings that override those of the config; nested keys with dots',
     )
 
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     names = relative_names(paths)
     options = {} if args.ann_file is None else {'ann_file': args.ann_file}
     if options and predictor.task != 'detection':
-        raise UserError(f'--ann-file is for detectors, {args.config} is of none')
+        raise UserError(f'--ann-file needs a detector; {args.config} has none')
     writer = WRITERS[predictor.task](args.out_dir, predictor, names, **options)
     stems = dict(zip(names, output_stems(names), strict=True))
     failed = {}
@@ -96,10 +96,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder to write to.
+    """Create a folder to write to.
 
     Raises:
-        UserError: It cannot be made or written to.
+        UserError: It cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ def make_folder(path: Path) -> None:
 def _outcomes(
     predictor: 'Predictor', paths: Sequence[Path], batch_size: int
 ) -> Iterator[tuple[int, Any, Any]]:
-    """Yield each image's index, its pixels and its data sample, or why it has none."""
+    """Yield each image's index, pixels and data sample, or the error instead."""
     from tqdm import tqdm
 
     from mmmeta.hosts.predictor import read_image
@@ -133,7 +133,7 @@ def _outcomes(
 
 
 def _predict(predictor: 'Predictor', images: list['np.ndarray']) -> list[Any]:
-    """Return the images' data samples; an exception in place of one that failed."""
+    """Return the images' data samples, or an exception for each that failed."""
     if not images:
         return []
     try:
@@ -143,7 +143,7 @@ def _predict(predictor: 'Predictor', images: list['np.ndarray']) -> list[Any]:
     except Exception as error:
         if len(images) == 1:
             return [error]
-        # One of them is too odd for the pipeline, or they are too large together.
+        # One of them does not suit the pipeline, or the batch is too large.
         return [sample for image in images for sample in _predict(predictor, [image])]
 
 
@@ -155,7 +155,7 @@ def _write_picture(path: Path, picture: 'np.ndarray') -> None:
 
 
 def _report(failed: dict[Path, Exception], total: int) -> int:
-    """Name the images that failed; return the exit status."""
+    """List the images that failed; return the exit status."""
     for path, error in failed.items():
         print(f'{path}: {one_line(error)}', file=sys.stderr)
     if failed:

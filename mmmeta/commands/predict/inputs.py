@@ -1,4 +1,4 @@
-"""Which images are meant, and what the files made from them are called."""
+"""Selection of input images and names of output files."""
 
 import glob
 import os
@@ -11,15 +11,15 @@ SUFFIXES = ['.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.
 
 
 def list_images(inputs: Sequence[str], out_dir: Path) -> list[Path]:
-    """Return the images that are meant, each once, in the order given.
+    """Return the input images without duplicates, in the given order.
 
     Args:
-        inputs: Images, folders (with all folders inside) and patterns with * or **.
-            Of folders and patterns files with the ending of an image are taken.
-        out_dir: Nothing in it is taken: what an earlier run drew is no input.
+        inputs: Images, folders (searched recursively) and patterns with * or **. In
+            folders and patterns, only files with an image extension are used.
+        out_dir: Files in it are skipped: pictures of an earlier run are not inputs.
 
     Raises:
-        UserError: One of the inputs leads to no image.
+        UserError: One of the inputs has no images.
     """
     found: dict[str, Path] = {}
     out = os.path.abspath(out_dir) + os.sep
@@ -32,7 +32,7 @@ def list_images(inputs: Sequence[str], out_dir: Path) -> list[Path]:
             inside = [file for match in matches for file in _inside(Path(match))]
             images = sorted(p for p in inside if not os.path.abspath(p).startswith(out))
         if not images:
-            kind = 'a folder without images' if path.is_dir() else 'not there'
+            kind = 'a folder without images' if path.is_dir() else 'missing'
             raise UserError(
                 f'no input: {text} is {kind}; expected images '
                 f'({", ".join(SUFFIXES)}), folders of them or patterns'
@@ -54,17 +54,17 @@ def _inside(path: Path) -> list[Path]:
 
 
 def relative_names(paths: Sequence[Path]) -> list[str]:
-    """Return the images' names below the folder that all have in common."""
+    """Return the images' paths relative to their common folder."""
     full = [os.path.abspath(path) for path in paths]
     root = os.path.commonpath([os.path.dirname(path) for path in full])
     return [PurePath(os.path.relpath(path, root)).as_posix() for path in full]
 
 
 def output_stems(names: Sequence[str]) -> list[str]:
-    """Return what is made from the images is called, without an ending, no two alike.
+    """Return unique names of the images' output files, without their extension.
 
-    That is the name without its ending, or with it where two images of the set differ
-    in nothing else.
+    This is the image's name without its extension, or with it if two images differ
+    only in that.
     """
     stems = [os.path.splitext(name)[0] for name in names]
     return stems if len(set(stems)) == len(stems) else list(names)

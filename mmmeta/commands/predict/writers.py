@@ -1,4 +1,4 @@
-"""Predictions as files: COCO results, label maps, a table."""
+"""Writing predictions: COCO results, label maps, a table."""
 
 import csv
 import json
@@ -17,17 +17,17 @@ TOP = 5
 
 
 class DetectionWriter:
-    """Writes `detections.json` and `images.json`, both as COCO has them.
+    """Writes `detections.json` and `images.json` in COCO's formats.
 
-    The first is a list of results, the second says what their ids stand for, so that
+    The first is a list of results, the second defines their ids, so that
     `COCO('images.json').loadRes('detections.json')` works. Images and categories
     count from 1, or have the ids of an annotation file.
 
     Args:
-        out_dir: Where to write.
-        predictor: For the classes.
-        names: Of all images.
-        ann_file: A COCO annotation file to take the ids from. Default: None.
+        out_dir: The output folder.
+        predictor: Has the classes.
+        names: Names of all images.
+        ann_file: A COCO annotation file whose ids are used. Default: None.
 
     Raises:
         UserError: The annotation file cannot be read, or lacks an image or a class.
@@ -74,14 +74,14 @@ class DetectionWriter:
             self.results.append(result)
 
     def close(self) -> dict[Path, str]:
-        """Write the files; return what is in them."""
+        """Write the files; return descriptions of them."""
         ids = dict(images=self.images, annotations=[], categories=self.categories)
         files = {'detections.json': self.results, 'images.json': ids}
         for name, content in files.items():
             (self.out_dir / name).write_text(json.dumps(content) + '\n')
         return {
             self.out_dir / 'detections.json': f'{len(self.results)} detections',
-            self.out_dir / 'images.json': 'what their ids stand for',
+            self.out_dir / 'images.json': 'the meaning of their ids',
         }
 
 
@@ -95,9 +95,9 @@ def _ids_of(
         categories = {c['name']: c['id'] for c in content['categories']}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f'{ann_file} is no COCO annotation file: {type(error).__name__}: {error}'
+            f'{ann_file} is not a COCO annotation file: {type(error).__name__}: {error}'
         ) from error
-    # It may name images with or without their folder.
+    # It may list images with or without their folder.
     found = {n: images.get(n, images.get(n.rpartition('/')[2])) for n in names}
     missing = [name for name, i in found.items() if i is None]
     missing += [name for name in classes if name not in categories]
@@ -109,8 +109,8 @@ def _ids_of(
 class SegmentationWriter:
     """Writes a label map for each image, and `classes.csv`.
 
-    A map is a PNG file of the image's size whose values are class indices from 0: with
-    the classes' colors as its palette, or of 16 bits where there are over 256.
+    A map is a PNG file of the image's size whose values are class indices from 0, with
+    the classes' colors as palette, or in 16 bits if there are more than 256 classes.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class SegmentationWriter:
         self.count += 1
 
     def close(self) -> dict[Path, str]:
-        """Write the classes; return what is in the files."""
+        """Write the classes; return descriptions of the files."""
         rows = zip(self.classes, self.palette, strict=True)
         _write_csv(
             self.out_dir / 'classes.csv',
@@ -145,12 +145,12 @@ class SegmentationWriter:
         )
         return {
             self.out_dir / 'maps': f'{self.count} label maps',
-            self.out_dir / 'classes.csv': 'what their values stand for',
+            self.out_dir / 'classes.csv': 'the meaning of their values',
         }
 
 
 class ClassificationWriter:
-    """Writes `top5.csv`: the likeliest classes of each image, a row each."""
+    """Writes `top5.csv`: the most likely classes of each image, one per row."""
 
     def __init__(
         self, out_dir: Path, predictor: 'Predictor', names: Sequence[str]
@@ -167,9 +167,9 @@ class ClassificationWriter:
             self.rows.append([name, rank, label, self.classes[label], score])
 
     def close(self) -> dict[Path, str]:
-        """Write the table; return what is in it."""
+        """Write the table; return a description of it."""
         _write_csv(self.path, ['file', 'rank', 'index', 'class', 'score'], self.rows)
-        return {self.path: 'the likeliest classes of each image'}
+        return {self.path: 'the most likely classes of each image'}
 
 
 def _write_csv(path: Path, head: list[str], rows: list[list[Any]]) -> None:

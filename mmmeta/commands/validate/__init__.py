@@ -1,6 +1,6 @@
 """`mmmeta validate NAME DATA_DIR`: accuracy on a folder of class folders.
 
-`accuracy` measures it.
+`accuracy` computes it.
 """
 
 import argparse
@@ -18,19 +18,19 @@ from mmmeta.weights.zoo import Published, find
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'name',
-        help='such as caformer_s18 or caformer_s18.sail_in1k: the model, its published '
-        'weights, and how images are prepared for it',
+        help='such as caformer_s18 or caformer_s18.sail_in1k; selects the model, its '
+        'published weights and its preprocessing',
     )
-    parser.add_argument('data_dir', type=Path, help='holds a folder for each class')
+    parser.add_argument('data_dir', type=Path, help='contains a folder per class')
     parser.add_argument(
         '--checkpoint',
         metavar='PATH',
-        help='other weights for it: a file, an address or mmmeta://NAME',
+        help='other weights for the model: a file, a URL or mmmeta://NAME',
     )
     parser.add_argument(
         '--class-map',
         metavar='FILE',
-        help='names of the class folders, a line each, in the order of the classes '
+        help='names of the class folders, one per line, in class order '
         '(default: sorted)',
     )
     parser.add_argument(
@@ -38,21 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=64,
         metavar='N',
-        help='images at a time (default: 64)',
+        help='images per batch (default: 64)',
     )
     parser.add_argument(
         '--workers',
         type=int,
         default=min(4, os.cpu_count() or 1),
         metavar='N',
-        help='processes that read images; 0 for none (default: 4, or one a core)',
+        help='processes that read images; 0 for none (default: 4, or one per core)',
     )
     parser.add_argument('--device', help='cpu, cuda, cuda:1 (default: a GPU if any)')
     parser.add_argument(
         '--limit',
         type=positive,
         metavar='N',
-        help='take N images, evenly spread over the classes',
+        help='use N images, evenly spread over the classes',
     )
     parser.add_argument('--json', action='store_true', help='print a JSON object')
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     row = find(args.name.removeprefix('mmmeta://'))
     if not args.data_dir.is_dir():
         raise UserError(
-            f'no folder {args.data_dir}; expected one with a folder for each class'
+            f'no folder {args.data_dir}; expected one with a folder per class'
         )
 
     from mmmeta.commands.validate.accuracy import (
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'{path}: cannot be read', file=sys.stderr)
     if result.failed:
         print(
-            f'{len(result.failed)} of {len(data)} images failed and do not count',
+            f'{len(result.failed)} of {len(data)} images failed and are not counted',
             file=sys.stderr,
         )
     return 1 if result.failed else 0

@@ -1,4 +1,4 @@
-"""Accuracy of a classifier on a folder of class folders, as ImageNet's are."""
+"""Accuracy of a classifier on a folder of class folders, like ImageNet's."""
 
 import os
 import time
@@ -25,14 +25,14 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What was measured.
+    """The result of a validation.
 
     Attributes:
-        images: How many images were classified.
-        top1: Percentage whose likeliest class was right.
-        top5: Percentage whose five likeliest classes had the right one.
+        images: Number of images classified.
+        top1: Percentage of images whose most likely class was correct.
+        top5: Percentage with the correct class among the five most likely.
         images_per_second: Throughput, from file to logits.
-        failed: The images that could not be read, which do not count above.
+        failed: The images that could not be read; not counted above.
     """
 
     images: int
@@ -43,15 +43,15 @@ class Accuracy:
 
 
 class ClassFolders(Dataset):
-    """Images of class folders; one that cannot be read is a black one.
+    """Images of class folders; unreadable images are black.
 
-    An item is the transformed image and its class index, or for an unreadable image
-    -1 - its position: such an image is to be left out, and this says which it was.
+    An item is the transformed image and its class index, or, for an unreadable image
+    to be skipped, -1 - its position.
 
     Args:
-        root: Holds a folder of images for each class.
-        class_map: Class indices by folder; others are left out.
-        limit: Take at most so many, evenly spread over all. Default: all.
+        root: Contains a folder of images for each class.
+        class_map: Class indices by folder; other folders are ignored.
+        limit: Maximum number of images, evenly spread over all. Default: all.
 
     Raises:
         UserError: There are no images.
@@ -89,11 +89,11 @@ def load_model(row: Published, checkpoint: str | None = None) -> tuple[nn.Module
 
     Args:
         row: The published model.
-        checkpoint: A path, an address or mmmeta://NAME of other weights for it; their
-            number of classes is the model's. Default: the published weights.
+        checkpoint: A path, a URL or mmmeta://NAME of other weights for it, which set
+            the model's number of classes. Default: the published weights.
 
     Raises:
-        CheckpointError: The weights cannot be had or do not fit.
+        CheckpointError: The weights cannot be obtained or do not fit.
     """
     if checkpoint is None:
         with hush():
@@ -108,18 +108,17 @@ def read_class_map(
 ) -> dict[str, int]:
     """Return the class indices by folder.
 
-    They are the lines of `class_file`; else the places among all folders, sorted, where
-    there are as many as classes; else, where all are WordNet ids, those of ImageNet.
+    They are the line numbers in `class_file`; else, if there are as many folders as
+    classes, the positions in sorted order; else, if all are WordNet ids, ImageNet's.
 
     Args:
         root: The data's folder.
-        num_classes: The model's.
-        class_file: A text file with a folder a line, in the order of the classes.
-            Default: None.
+        num_classes: The model's number of classes.
+        class_file: A text file with one folder per line, in class order. Default: None.
 
     Raises:
         OSError: There is no such folder.
-        UserError: The folders do not suit the model, or the file does not.
+        UserError: The folders or the file do not match the model.
     """
     folders = sorted(
         entry.name
@@ -136,9 +135,9 @@ def read_class_map(
         if known.keys() >= set(folders):
             return known
     raise UserError(
-        f'{root} has {len(folders)} class folders and the model {num_classes} classes; '
-        'expected a folder for each class, whose sorted names have the order of the '
-        'classes, some of the folders of ImageNet, such as n01440764, or --class-map'
+        f'{root} has {len(folders)} class folders, but the model {num_classes} '
+        'classes; expected a folder for each class, whose sorted names are in class '
+        "order, a subset of ImageNet's folders, such as n01440764, or --class-map"
     )
 
 
@@ -166,15 +165,15 @@ def evaluate(
     workers: int = 4,
     device: str = 'cpu',
 ) -> Accuracy:
-    """Classify all images and count the right answers.
+    """Classify all images and compute the accuracy.
 
     Args:
-        model: Logits (B, classes) of normalized images (B, 3, H, W).
+        model: Maps normalized images (B, 3, H, W) to logits (B, classes).
         data: The images.
         row: The published model: its size, crop, interpolation, mean and std are used.
-        batch_size: Images at a time. Default: 64.
+        batch_size: Images per batch. Default: 64.
         workers: Processes that read images; 0 for none. Default: 4.
-        device: Default: 'cpu'.
+        device: Device of the model. Default: 'cpu'.
 
     Raises:
         UserError: No image can be read.
