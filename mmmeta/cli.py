@@ -1,12 +1,13 @@
 """The `mmmeta` command: dispatch to subcommands and error handling."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from mmmeta.commands import build_parser
-from mmmeta.errors import UserError
+from mmmeta.errors import UserError, printable
 from mmmeta.hosts.allocator import tune_allocator
 
 COMPUTING = ('predict', 'validate', 'explain', 'demo')  # these run models
@@ -20,6 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser(argv[0] if argv else None)
+    # A name that the terminal cannot show is escaped rather than the end of a run.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')
     args = parser.parse_args(argv)
     if args.command is None:
         parser.print_help(sys.stderr)
@@ -53,7 +57,7 @@ def exit_status(
     except (UserError, OSError) as error:
         if os.environ.get('MMMETA_DEBUG') == '1':
             raise
-        print(f'{name}: {error}', file=sys.stderr)
+        print(f'{name}: {printable(error)}', file=sys.stderr)
         return 1
 
 

@@ -29,6 +29,21 @@ def one_line(error: BaseException, width: int = 300) -> str:
     return short if named else f'{type(error).__name__}: {short}'
 
 
+def printable(text: object) -> str:
+    """Return a text on one line that can be printed and written anywhere.
+
+    File names may hold line breaks and bytes that are no UTF-8: what is not printable
+    is escaped.
+    """
+    return ''.join(c if c.isprintable() else _escape(c) for c in str(text))
+
+
+def _escape(character: str) -> str:
+    if '\udc80' <= character <= '\udcff':  # a byte that Python could not decode
+        return f'\\x{ord(character) - 0xDC00:02x}'
+    return character.encode('unicode_escape').decode()
+
+
 def require(module: str, extra: str, what: str) -> ModuleType:
     """Import an optional library.
 

@@ -32,6 +32,7 @@ def main() -> None:
     if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
         raise UserError(f'no checkpoint {args.checkpoint}')
     cfg.load_from = args.checkpoint
+    config.check_evaluator(cfg)
     if args.show or args.show_dir:
         config.set_visualization(cfg, args.show, args.show_dir)
     if args.tta:

@@ -1,62 +1,136 @@
 """Names and colors of a model's classes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
 
+Color = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Names and colors of classes, by index.
+
+    Attributes:
+        classes: The names. They may repeat: a class is its index.
+        palette: The colors, RGB, 0 to 255, as many as names.
+        remark: How many names and outputs there are, where the numbers differ.
+            Default: None.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+    remark: str | None = None
+
+    def extended(self, count: int) -> 'ClassNames':
+        """Return the same with numbers and random colors up to `count` classes."""
+        return ClassNames(
+            _names(list(self.classes), count), _colors(list(self.palette), count)
+        )
+
 
 def class_names(
     model: 'nn.Module', cfg: 'Config', meta: Mapping[str, Any]
-) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
-    """Return the names and colors (RGB, 0 to 255) of a model's classes.
+) -> ClassNames:
+    """Return the names and colors of a model's classes.
 
-    They come from the checkpoint, else from the config's test data if their number
-    matches the model's classes, else they are numbers. Unknown colors are random.
+    They are those of the checkpoint; else those of the config's test data, if as many
+    as the model tells apart; else numbers. Numbers also stand in for names that are
+    empty or lacking, random colors for colors that are.
 
     Args:
         model: The model.
         cfg: Its config.
         meta: The entry `meta` of its checkpoint.
     """
-    import numpy as np
+    count = num_outputs(model)
+    inner = meta.get('dataset_meta')
+    known = _lower({**meta, **(inner if isinstance(inner, Mapping) else {})})
+    names, remark = _list(known.get('classes')), None
+    if names:
+        if count not in (0, len(names)):
+            remark = f'{len(names)} class names and {count} outputs'
+    else:
+        known, stated = _of_test_data(cfg)
+        names = _list(known.get('classes'))
+        if count not in (0, len(names)):
+            if stated:
+                remark = f'{len(names)} class names in the config and {count} outputs'
+            names, known = [], {}
+    size = max(len(names), count)
+    palette = _list(known.get('palette'))
+    return ClassNames(_names(names, size), _colors(palette, size), remark)
 
-    known = _lower({**meta, **(meta.get('dataset_meta') or {})})
-    if not known.get('classes'):
-        known = _of_test_data(cfg)
-        count = _num_classes(model)
-        if len(known.get('classes') or ()) != count:
-            known = {'classes': map(str, range(count))}
-    classes = tuple(known['classes'])
-    palette = known.get('palette')
-    if isinstance(palette, str) or len(palette or ()) != len(classes):
-        palette = np.random.RandomState(42).randint(0, 256, (len(classes), 3)).tolist()
-    return classes, tuple(tuple(map(int, color)) for color in palette)
+
+def num_outputs(model: 'nn.Module') -> int:
+    """Return how many classes a model tells apart; 0 where it does not say so."""
+    head = getattr(model, 'decode_head', None)
+    if head is not None:  # a segmentor's, the last of a cascade
+        head = head[-1] if hasattr(head, '__getitem__') else head
+        if getattr(head, 'out_channels', None) == 1:  # two classes told apart by one
+            return 2
+        heads = [head]
+    else:
+        heads = [m for name, m in model.named_modules() if _tells_classes(name)]
+    numbers = [getattr(head, 'num_classes', None) for head in heads]
+    return max((number for number in numbers if isinstance(number, int)), default=0)
 
 
-def _of_test_data(cfg: 'Config') -> dict[str, Any]:
-    """Return the metainfo of the data set without building it."""
+def _tells_classes(name: str) -> bool:
+    """Return whether a module is a head whose number of classes is the model's.
+
+    A mask head that is the same for all classes has one that says nothing.
+    """
+    return 'head' in name and 'mask_head' not in name and 'semantic_head' not in name
+
+
+def _of_test_data(cfg: 'Config') -> tuple[dict[str, Any], bool]:
+    """Return what is known of the data set, and whether the config itself says so."""
     from mmengine.registry import DATASETS
 
     dataset = cfg.test_dataloader.dataset
     with DATASETS.switch_scope_and_registry(cfg.default_scope) as registry:
         known = getattr(registry.get(dataset.get('type', '')), 'METAINFO', {})
-    return _lower({**known, **(dataset.get('metainfo') or {})})
-
-
-def _num_classes(model: 'nn.Module') -> int:
-    """Return the number of classes of a model of any host library."""
-    heads = [
-        module
-        for name, module in model.named_modules()
-        # A class-agnostic mask head's number of classes is meaningless.
-        if 'head' in name and 'mask_head' not in name
-    ]
-    numbers = [getattr(head, 'num_classes', None) for head in heads]
-    return max((number for number in numbers if isinstance(number, int)), default=0)
+    stated = _lower(dataset.get('metainfo') or {})
+    return {**_lower(known), **stated}, 'classes' in stated
 
 
 def _lower(meta: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.lower(): value for key, value in meta.items()}
+    return {str(key).lower(): value for key, value in meta.items()}
+
+
+def _list(value: Any) -> list[Any]:
+    """Return names or colors as a list: one string is one name, no tuple of letters."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        value = value.values()
+    try:
+        return list(value)
+    except TypeError:
+        return []
+
+
+def _names(names: list[Any], count: int) -> tuple[str, ...]:
+    """Return names as text; numbers where they are empty or lacking."""
+    text = ['' if name is None else str(name) for name in names]
+    text += [''] * (count - len(text))
+    return tuple(name if name.strip() else str(i) for i, name in enumerate(text))
+
+
+def _colors(palette: list[Any], count: int) -> tuple[Color, ...]:
+    """Return colors by index; random ones where they are none or lacking."""
+    import numpy as np
+
+    # Of any count the first are the same.
+    chosen = np.random.RandomState(42).randint(0, 256, (count, 3)).tolist()
+    for i, color in enumerate(palette[:count]):
+        parts = [] if isinstance(color, str) else _list(color)
+        if [isinstance(v, Real) and 0 <= v <= 255 for v in parts] == [True] * 3:
+            chosen[i] = [int(value) for value in parts]
+    return tuple((r, g, b) for r, g, b in chosen)

@@ -3,10 +3,12 @@
 import os.path as osp
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from mmmeta.errors import UserError, one_line, require
 from mmmeta.hosts.libraries import LIBRARIES, library_of
+from mmmeta.hosts.options import merge_options
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -39,7 +41,7 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
         options: Settings to override, by dotted key. Default: None.
 
     Raises:
-        UserError: It does not exist or cannot be read.
+        UserError: It does not exist, cannot be read or has no room for an option.
     """
     from mmengine.config import Config
 
@@ -55,9 +57,9 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
             cfg = Config.fromstring(f'_base_ = {path!r}', '.py')
         else:
             cfg = Config.fromfile(name)
-        cfg.merge_from_dict(dict(options or {}))
-    except Exception as error:  # a config is user code
+    except Exception as error:  # a config is code of the user's
         raise UserError(f'config {name} cannot be read: {one_line(error)}') from error
+    merge_options(cfg, options or {})
     return cfg
 
 
@@ -163,25 +165,61 @@ def set_tta(cfg: 'Config') -> None:
     cfg.model = dict(cfg.tta_model, module=cfg.model)
 
 
+def check_evaluator(cfg: 'Config') -> None:
+    """Look for what a test needs beside its data.
+
+    Raises:
+        UserError: The config has no `test_evaluator`, or no `test_cfg`.
+    """
+    for name in ('test_evaluator', 'test_cfg'):
+        if cfg.get(name) is None:
+            raise UserError(
+                f'config {cfg.filename} has no {name}; a test needs test_dataloader, '
+                'test_cfg and test_evaluator'
+            )
+
+
 def add_output(cfg: 'Config', out: str) -> None:
     """Write the test's predictions to `out`.
 
     A pickle of the predictions for detectors and classifiers, a folder of PNG maps
-    for segmentors, as the host libraries' own tools do.
+    for segmentors, as the host libraries' own tools do. The config's evaluator may be
+    one metric, a list of them, or an evaluator that has them as `metrics`.
 
     Raises:
-        UserError: The name of a pickle does not end in .pkl or .pickle.
+        UserError: A pickle whose name does not end in .pkl or .pickle, or a segmentor
+            without a metric that writes maps.
     """
-    dump = LIBRARIES[library_of(cfg, cfg.filename or 'given')].dump
-    if dump is None:
-        cfg.test_evaluator.output_dir = out
-        return
-    if not out.endswith(('.pkl', '.pickle')):
-        raise UserError(f'--out must end in .pkl or .pickle, got {out}')
-    evaluators = cfg.test_evaluator
-    if not isinstance(evaluators, list):
-        evaluators = [evaluators]
-    cfg.test_evaluator = [*evaluators, dict(type=dump, out_file_path=out)]
+    scope = library_of(cfg, cfg.filename or 'given')
+    dump = LIBRARIES[scope].dump
+    evaluator = cfg.test_evaluator
+    wrapped = isinstance(evaluator, Mapping) and 'metrics' in evaluator
+    given = evaluator['metrics'] if wrapped else evaluator
+    metrics = list(given) if isinstance(given, list | tuple) else [given]
+    if dump is not None:
+        if not out.endswith(('.pkl', '.pickle')):
+            raise UserError(f'--out must end in .pkl or .pickle, got {out}')
+        metrics.append(dict(type=dump, out_file_path=out))
+    else:
+        writer = next((m for m in metrics if _writes_maps(m, scope)), None)
+        if writer is None:
+            raise UserError(
+                f'--out: no metric in test_evaluator of {cfg.filename} writes maps; '
+                'expected an IoUMetric, or another that takes output_dir'
+            )
+        writer['output_dir'] = out
+    cfg.test_evaluator = dict(evaluator, metrics=metrics) if wrapped else metrics
+
+
+def _writes_maps(metric: Mapping[str, Any], scope: str) -> bool:
+    """Return whether a metric takes the folder for the maps."""
+    from mmengine.registry import METRICS
+
+    require(f'{scope}.evaluation', 'onedl', '--out')
+    with METRICS.switch_scope_and_registry(scope) as registry:
+        kind = metric['type']
+        kind = registry.get(kind) if isinstance(kind, str) else kind
+    return kind is not None and 'output_dir' in signature(kind).parameters
 
 
 def _dataset_cfgs(dataset: dict) -> Iterator[dict]:
@@ -203,19 +241,40 @@ def check_data(cfg: 'Config', loaders: tuple[str, ...]) -> None:
         loaders: Names of the data loaders that will be used.
 
     Raises:
-        UserError: A root or annotation file does not exist; says what to download
-            and where to put it.
+        UserError: A root or annotation file that does not exist; says what to
+            download and where to put it. Or class names that are one string.
     """
     for loader in loaders:
         for dataset in _dataset_cfgs((cfg.get(loader) or {}).get('dataset', {})):
+            _check_classes(dataset, loader)
             root = dataset.get('data_root') or ''
             paths = [root, osp.join(root, dataset.get('ann_file') or '')]
             missing = [p for p in paths if p and '://' not in p and not osp.exists(p)]
             if missing:
+                link = f' (a link to {osp.realpath(missing[0])})'
                 raise UserError(
-                    f'{loader}: {missing[0]} does not exist. '
+                    f'{loader}: {missing[0]} does not exist'
+                    f'{link if osp.islink(missing[0].rstrip("/")) else ""}. '
                     f'{_how_to_get(dataset, root)}'
                 )
+
+
+def _check_classes(dataset: Mapping[str, Any], loader: str) -> None:
+    """Refuse one string as class names: each of its letters would be a class.
+
+    Raises:
+        UserError: It is one, and no file with names.
+    """
+    metainfo = dataset.get('metainfo') or {}
+    for where, names in (
+        ('metainfo.classes', metainfo.get('classes')),
+        ('classes', dataset.get('classes')),
+    ):
+        if isinstance(names, str) and not osp.isfile(osp.expanduser(names)):
+            raise UserError(
+                f'{loader}: {where} is a string, {names!r}; expected a tuple of names, '
+                f'such as ({names!r},) with its comma, or a file with a name a line'
+            )
 
 
 def _how_to_get(dataset: dict, root: str) -> str:

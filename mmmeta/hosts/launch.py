@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
-from mmmeta.errors import UserError
+from mmmeta.errors import UserError, printable
 from mmmeta.hosts.allocator import tune_allocator
 from mmmeta.hosts.config import load_config
+from mmmeta.hosts.options import ConfigOptions
 
 
 def parser_for(description: str) -> argparse.ArgumentParser:
@@ -30,8 +31,9 @@ def parser_for(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
-        help='settings that override those of the config, as key=value pairs; nested '
+        action=ConfigOptions,
+        metavar='KEY=VALUE',
+        help='settings that replace those of the config, as key=value pairs; nested '
         'keys with dots, lists as key="[a,b]"',
     )
     parser.add_argument(
@@ -83,4 +85,4 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         if os.environ.get('MMMETA_DEBUG') == '1':
             raise
-        sys.exit(f'error: {error}')
+        sys.exit(f'error: {printable(error)}')

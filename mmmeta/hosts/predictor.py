@@ -5,15 +5,15 @@ host libraries' own inferencers do the work.
 """
 
 import io
-import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmmeta.errors import UserError, one_line, require
-from mmmeta.hosts.classes import class_names
+from mmmeta.errors import UserError, one_line, printable, require
+from mmmeta.hosts.classes import ClassNames, class_names
 from mmmeta.hosts.config import building, load_config
 from mmmeta.hosts.libraries import LIBRARIES, Library, library_of
 
@@ -23,21 +23,40 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True)
+MAX_CLASSES = 1 << 20  # from which on an index is taken for damaged
+
+
+class NoResultError(UserError):
+    """The model does another task than its library's main one."""
+
+
+@dataclass
 class Predictor:
     """A model with its weights, ready for inference.
 
     Attributes:
         library: The host library.
-        inferencer: The library's inferencer.
-        classes: Names of the classes by index; numbers if unknown.
-        palette: Their colors, RGB, 0 to 255.
+        inferencer: The library's.
+        names: Names and colors of the classes. Where the model turns out to tell more
+            apart, numbers are added.
     """
 
     library: Library
     inferencer: Any
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
+    names: ClassNames
+
+    def __post_init__(self) -> None:
+        self._show_names()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes by index; numbers where none are known."""
+        return self.names.classes
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """Their colors, RGB, 0 to 255."""
+        return self.names.palette
 
     @property
     def task(self) -> str:
@@ -51,7 +70,7 @@ class Predictor:
             images: (H, W, 3), uint8, BGR, as `read_image` returns them; one batch.
 
         Raises:
-            UserError: The model's task is not its library's main one.
+            NoResultError: The model does another task than its library's main one.
         """
         return self.forward(self.prepare(images))
 
@@ -65,12 +84,38 @@ class Predictor:
         """Run the model on a batch; see `__call__`."""
         samples = self.inferencer.forward(batch)
         field = self.library.field
-        if field not in samples[0]:
-            raise UserError(
-                f'{type(self.inferencer.model).__name__} returns no {field}; expected '
-                'a detector, instance segmentor, semantic segmentor or classifier'
-            )
+        for sample in samples:
+            if field not in sample:
+                raise NoResultError(
+                    f'{type(self.inferencer.model).__name__} returns no {field}; '
+                    'detectors and instance segmentors, semantic segmentors and '
+                    'classifiers do'
+                )
+            self._cover(_num_seen(sample, field))
         return samples
+
+    def _cover(self, count: int) -> None:
+        """Add numbers where a result has classes beyond those known."""
+        if count > MAX_CLASSES:
+            raise ValueError(f'the model found class {count - 1}, which none can be')
+        if count > len(self.classes):
+            known = len(self.classes)
+            self.names = self.names.extended(count)
+            self._show_names()
+            if known:
+                _say(f'{known} classes are known, the model has {count}')
+
+    def _show_names(self) -> None:
+        """Tell the parts of the host library that draw."""
+        # They can draw no text with line breaks or with bytes that are no UTF-8.
+        classes = tuple(printable(name) for name in self.classes)
+        # A tuple would be taken for one color.
+        meta = {'classes': classes, 'palette': list(self.palette)}
+        if self.task == 'classification':
+            self.inferencer.classes = classes
+        else:
+            self.inferencer.model.dataset_meta = meta
+            self.inferencer.visualizer.dataset_meta = meta
 
     def draw(
         self, image: 'np.ndarray', sample: Any, score_thr: float = 0.3
@@ -85,22 +130,53 @@ class Predictor:
         Returns:
             (H, W, 3), uint8, BGR; a classifier's small image is enlarged.
         """
+        from matplotlib import rc_context
         from mmengine.visualization import Visualizer
 
         visualizer: Visualizer = self.inferencer.visualizer
         rgb = image[..., ::-1]
-        if self.task == 'classification':
-            small = min(image.shape[:2]) < 256  # pixels, for legible text
-            visualizer.visualize_cls(
-                rgb, sample, self.classes, draw_gt=False, resize=256 if small else None
-            )
-            return visualizer.get_image()[..., ::-1]
-        options = {'pred_score_thr': score_thr} if self.task == 'detection' else {}
-        with warnings.catch_warnings():
-            # For boxes that touch the border.
-            warnings.filterwarnings('ignore', message='.*out of bounds')
-            visualizer.add_datasample('', rgb, sample, draw_gt=False, **options)
+        # A dollar in a name is no formula.
+        with warnings.catch_warnings(), rc_context({'text.parse_math': False}):
+            # Of boxes that touch the border, and of letters that the font lacks.
+            warnings.filterwarnings('ignore', message='.*out of bounds|Glyph ')
+            if self.task == 'classification':
+                height, width = image.shape[:2]
+                # Enlarged for the text to be legible, but a strip not without end.
+                scale = min(256 / min(height, width), 4096 / max(height, width))
+                visualizer.visualize_cls(
+                    rgb,
+                    sample,
+                    self.inferencer.classes,
+                    draw_gt=False,
+                    rescale_factor=scale if scale > 1 else None,
+                )
+            elif self.task == 'detection':
+                visualizer.add_datasample(
+                    '', rgb, sample, draw_gt=False, pred_score_thr=score_thr
+                )
+            else:
+                visualizer.add_datasample(
+                    '', rgb, sample, draw_gt=False, with_labels=_has_room(image)
+                )
         return visualizer.get_image()[..., ::-1]
+
+
+def _num_seen(sample: Any, field: str) -> int:
+    """Return how many classes a result is known to tell apart."""
+    if field == 'pred_score':
+        return sample.pred_score.numel()
+    result = getattr(sample, field)
+    found = result.data if field == 'pred_sem_seg' else result.labels
+    return int(found.max()) + 1 if found.numel() else 0
+
+
+def _has_room(image: 'np.ndarray') -> bool:
+    """Return whether the names of classes fit on a map, from 32 pixels on."""
+    return min(image.shape[:2]) >= 32
+
+
+def _say(text: str) -> None:
+    print(f'{printable(text)}: numbers stand in where names lack', file=sys.stderr)
 
 
 def build_predictor(
@@ -141,14 +217,10 @@ def build_predictor(
     model = inferencer.model
     _check_model(model, scope, config)
     _load_strictly(model, state, checkpoint, config)
-    classes, palette = class_names(model, cfg, content.get('meta') or {})
-    if scope == 'mmpretrain':
-        inferencer.classes = classes
-    else:
-        # A tuple would be treated as one color.
-        meta = {'classes': classes, 'palette': list(palette)}
-        model.dataset_meta = inferencer.visualizer.dataset_meta = meta
-    return Predictor(LIBRARIES[scope], inferencer, classes, palette)
+    names = class_names(model, cfg, content.get('meta') or {})
+    if names.remark:
+        _say(f'{checkpoint}: {names.remark}')
+    return Predictor(LIBRARIES[scope], inferencer, names)
 
 
 # -- user input -------------------------------------------------------------------
@@ -178,30 +250,6 @@ def pick_device(name: str | None) -> str:
             f'device {name!r} cannot be used: {reason}; expected cpu, cuda or cuda:N'
         ) from error
     return name
-
-
-def read_image(path: str | os.PathLike) -> 'np.ndarray':
-    """Read an image as the host libraries do, rotated according to its EXIF data.
-
-    Returns:
-        (H, W, 3), uint8, BGR.
-
-    Raises:
-        ValueError: It cannot be read or is truncated; says why.
-    """
-    import mmcv
-    from PIL import Image
-
-    try:
-        # OpenCV only fills the missing part of a truncated file with gray.
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(one_line(error)) from error
-    pixels = mmcv.imread(os.fspath(path))
-    if pixels is None:
-        raise ValueError('OpenCV cannot read this format')
-    return pixels
 
 
 # -- building ---------------------------------------------------------------------

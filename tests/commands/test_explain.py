@@ -300,3 +300,38 @@ def test_without_the_library_the_error_names_the_extra(image):
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "pip install 'mmmeta-backbones[explain]'" in done.stderr
+
+
+def test_one_bad_image_and_odd_names_cost_no_map(image, tmp_path, capsys):
+    """A name that is a broken formula, a strip, and two models of one name."""
+    (tmp_path / 'b').mkdir()
+    odd = tmp_path / b'$\\x{$ \xff\n.png'.decode('utf-8', 'surrogateescape')
+    odd.write_bytes(image.read_bytes())
+    strip = tmp_path / ('n' * 251 + '.png')
+    Image.new('RGB', (2, 900)).save(strip)
+    (tmp_path / 'bad.png').write_text('no image')
+    torch.save(mmmeta.create_model('poolformer_s12').state_dict(), tmp_path / 'm.pth')
+    (tmp_path / 'b/m.pth').symlink_to('../m.pth')
+    models = [f'poolformer_s12={tmp_path / name}' for name in ('m.pth', 'b/m.pth')]
+    images = [str(path) for path in (odd, tmp_path / 'bad.png', strip)]
+    out, folder = tmp_path / 'out.png', tmp_path / 'maps'
+    options = ['--out', str(out), '--out-dir', str(folder)]
+    assert main(['explain', *images, '--models', *models, *options]) == 1
+    printed, err = capsys.readouterr()
+    assert len(list(folder.glob('*.npy'))) == len(list(folder.glob('*.png'))) == 4
+    assert Image.open(out).size[1] < 65_000
+    assert printed.splitlines()[0].startswith(f'{tmp_path}/$\\x{{$ \\xff\\n.png  ')
+    first, last = err.splitlines()
+    assert first.startswith(f'{tmp_path}/bad.png: cannot be read: ')
+    assert last == '1 of 3 images failed'
+
+
+def test_scores_that_are_no_numbers_are_no_map(image, tmp_path, capsys):
+    model = mmmeta.create_model('poolformer_s12')
+    model.head.fc.bias.data[3] = float('nan')
+    torch.save(model.state_dict(), tmp_path / 'm.pth')
+    spec = f'poolformer_s12={tmp_path / "m.pth"}'
+    out = tmp_path / 'out.png'
+    assert main(['explain', str(image), '--models', spec, '--out', str(out)]) == 1
+    assert 'gives NaN or infinite scores or maps' in capsys.readouterr().err
+    assert not out.exists()

@@ -113,8 +113,8 @@ def test_images_that_cannot_be_read(data, checkpoint, ranked, tmp_path, capsys):
     assert (facts['images'], facts['failed']) == (11, 1)
     assert facts['top1'] == pytest.approx(accuracy(good, sorted(CLASSES), 1))
     assert err.splitlines() == [
-        f'{bad}: cannot be read',
-        '1 of 12 images failed and are not counted',
+        f'{bad}: cannot be read: image file is truncated (78 bytes not processed)',
+        '1 of 12 images failed and do not count',
     ]
 
 
@@ -153,3 +153,36 @@ def test_wrong_arguments(data, checkpoint, tmp_path, capsys):
         (tmp_path / 'empty' / name).mkdir(parents=True)
     message = error_of(capsys, ARCH, tmp_path / 'empty', '--checkpoint', checkpoint)
     assert 'no images in the class folders' in message
+
+
+def test_links_and_odd_images_change_no_accuracy(
+    data, checkpoint, ranked, tmp_path, capsys
+):
+    """A loop of links, a class that is a link, and an image that no crop is made of."""
+    root = tmp_path / 'val'
+    root.mkdir()
+    first, *others = sorted(CLASSES)
+    shutil.copytree(data / first, root / first)
+    for name in others:
+        (root / name).symlink_to(data / name)
+    (root / first / 'loop').symlink_to(root)
+    (root / first / 'copy').symlink_to(root / first)
+    Image.new('RGB', (1, 60_000)).save(root / first / 'strip.png')
+    arguments = [ARCH, root, '--checkpoint', checkpoint, '--json']
+    assert validate(*arguments) == 1
+    out, err = capsys.readouterr()
+    facts = json.loads(out)
+    assert (facts['images'], facts['failed']) == (12, 1)
+    assert facts['top1'] == pytest.approx(accuracy(ranked, sorted(CLASSES), 1))
+    assert err.startswith(f'{root / first / "strip.png"}: cannot be read: ')
+
+
+def test_logits_that_are_no_numbers_are_wrong(data, checkpoint, tmp_path, capsys):
+    state = torch.load(checkpoint)
+    state['head.fc.bias'][:] = float('nan')
+    torch.save(state, tmp_path / 'nan.pth')
+    assert validate(ARCH, data, '--checkpoint', tmp_path / 'nan.pth', '--json') == 1
+    out, err = capsys.readouterr()
+    facts = json.loads(out)
+    assert (facts['top1'], facts['top5'], facts['images']) == (0, 0, 12)
+    assert err == '12 of 12 images have NaN or infinite logits, and count as wrong\n'

@@ -1,15 +1,18 @@
 """Displaying a prediction: a picture and a text."""
 
+import math
 from collections import Counter
 from html import escape
 from typing import Any
 
 import cv2
 import numpy as np
+from matplotlib import rc_context
 from mmengine.structures import BaseDataElement
 from mmengine.visualization import Visualizer
 
 from mmmeta.commands.demo.engine import Prediction
+from mmmeta.errors import printable
 from mmmeta.hosts.libraries import OPACITY
 
 # Images smaller than this (in pixels) are enlarged before labels are drawn on them.
@@ -64,9 +67,11 @@ def _draw_sample(
 ) -> np.ndarray:
     visualizer.alpha = OPACITY
     visualizer.dataset_meta = dict(
-        classes=prediction.classes, palette=list(prediction.palette)
+        classes=tuple(map(printable, prediction.classes)),
+        palette=list(prediction.palette),
     )
-    visualizer.add_datasample('page', image, sample, draw_gt=False, **options)
+    with rc_context({'text.parse_math': False}):  # a dollar in a name is no formula
+        visualizer.add_datasample('page', image, sample, draw_gt=False, **options)
     return visualizer.get_image()
 
 
@@ -86,7 +91,7 @@ def describe(prediction: Prediction, threshold: float) -> str:
 
 def _count(prediction: Prediction, threshold: float) -> str:
     labels = _above(prediction, threshold).labels.tolist()
-    counts = Counter(prediction.classes[label] for label in labels)
+    counts = Counter(_name(prediction, label) for label in labels)
     objects = f'{len(labels)} object{"" if len(labels) == 1 else "s"}'
     text = f'<strong>{objects}</strong> with a score above {threshold:.2f}'
     if counts:
@@ -96,13 +101,14 @@ def _count(prediction: Prediction, threshold: float) -> str:
 
 
 def _legend(prediction: Prediction) -> str:
-    """Return the classes in the map with their colors and shares of the image."""
-    labels = prediction.sample.pred_sem_seg.data.flatten()
+    """Return the classes on the map with their colors and shares of the image."""
+    # Those of two classes that one output tells apart are floats.
+    labels = prediction.sample.pred_sem_seg.data.flatten().long()
     counts = np.bincount(labels)
     rows = []
     for label in np.argsort(-counts)[: (counts > 0).sum()]:
         color = ','.join(map(str, prediction.palette[label]))
-        name = escape(prediction.classes[label])
+        name = escape(_name(prediction, label))
         share = 100 * counts[label] / len(labels)
         rows.append(
             f'<li><span class="swatch" style="background:rgb({color})"></span>'
@@ -111,12 +117,24 @@ def _legend(prediction: Prediction) -> str:
     return f'<ul class="legend">{"".join(rows)}</ul>'
 
 
+def _name(prediction: Prediction, label: int) -> str:
+    # A negative one would count from the end.
+    return printable(prediction.classes[label]) if label >= 0 else str(label)
+
+
 def scores(prediction: Prediction) -> dict[str, float]:
-    """Return a classifier's probabilities by class."""
-    names = prediction.classes
-    # ImageNet has classes with the same name.
-    twice = {name for name, n in Counter(names).items() if n > 1}
+    """Return a classifier's probabilities by class.
+
+    Raises:
+        ValueError: They are no numbers, which the page could not show.
+    """
     values = prediction.sample.pred_score.tolist()
+    if not all(map(math.isfinite, values)):
+        raise ValueError('NaN or infinite among the scores')
+    # There may be more names than outputs.
+    names = [printable(name) for name in prediction.classes[: len(values)]]
+    # Two of ImageNet's classes may have one name.
+    twice = {name for name, n in Counter(names).items() if n > 1}
     return {
         f'{name} ({i})' if name in twice else name: value
         for i, (name, value) in enumerate(zip(names, values, strict=True))

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmmeta.errors import UserError
+from mmmeta.errors import UserError, printable
 from mmmeta.hosts.config import load_config
 from mmmeta.hosts.libraries import LIBRARIES, library_of
 from mmmeta.weights.locate import is_remote
@@ -27,13 +27,13 @@ class Model:
 
     @property
     def key(self) -> str:
-        return f'{self.config} {self.checkpoint}'
+        return printable(f'{self.config} {self.checkpoint}')
 
     @property
     def label(self) -> str:
         """Its name on the page: the config, and the checkpoint with its folder."""
         checkpoint = '/'.join(self.checkpoint.rsplit('/', 2)[-2:])
-        return f'{Path(self.config).stem} ({checkpoint})'
+        return printable(f'{Path(self.config).stem} ({checkpoint})')
 
 
 def make_model(config: str, checkpoint: str) -> Model:
@@ -73,4 +73,5 @@ def find_models(root: str | os.PathLike = 'work_dirs') -> tuple[list[Model], lis
 
 
 def _newest(paths: Iterable[Path]) -> Path | None:
-    return max(paths, key=lambda path: path.stat().st_mtime, default=None)
+    files = (path for path in paths if path.is_file())  # a link may lead nowhere
+    return max(files, key=lambda path: path.stat().st_mtime, default=None)

@@ -11,8 +11,8 @@ from mmmeta.commands.demo import drawing
 from mmmeta.commands.demo.engine import Engine, Prediction
 from mmmeta.commands.demo.found import Model, make_model
 from mmmeta.errors import UserError, one_line
+from mmmeta.hosts.images import read_image
 from mmmeta.hosts.libraries import TASKS
-from mmmeta.hosts.predictor import read_image
 
 THRESHOLD = 0.5
 # What to run if no model was found.
@@ -64,8 +64,8 @@ def open_image(path: str | None) -> np.ndarray:
         return read_image(path)
     except ValueError as error:
         raise UserError(
-            'this file cannot be read as an image; expected an undamaged JPEG, PNG, '
-            'WebP or similar file'
+            f'this file cannot be read as an image ({error}); expected a JPEG, PNG, '
+            'WebP or the like, not damaged'
         ) from error
 
 
@@ -283,7 +283,8 @@ class Page:
         """Redraw a prediction without running the model."""
         if prediction is None:
             return [gr.skip(), gr.skip()]
-        return [
-            drawing.draw(prediction, threshold),
-            drawing.describe(prediction, threshold),
-        ]
+        summary = drawing.describe(prediction, threshold)
+        try:
+            return [drawing.draw(prediction, threshold), summary]
+        except Exception as error:  # what was found is said even so
+            return [None, f'{summary}{explain(error)}']

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmmeta.commands.demo.found import Model, find_models
-from mmmeta.errors import UserError, require
+from mmmeta.errors import UserError, printable, require
 
 if TYPE_CHECKING:
     from mmmeta.commands.demo.page import Page
@@ -125,7 +125,7 @@ def _make_page(
     def find() -> list[Model]:
         models, left_out = find_models()
         for line in left_out:
-            print(f'mmmeta demo: left out: {line}', file=sys.stderr)
+            print(f'mmmeta demo: left out: {printable(line)}', file=sys.stderr)
         return models
 
     # A config is a program: only those at this machine may name one.

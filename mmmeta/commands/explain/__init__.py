@@ -4,15 +4,24 @@
 """
 
 import argparse
+import io
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from mmmeta.errors import UserError, require
+from mmmeta.commands.failures import Failures
+from mmmeta.commands.files import make_folder, unique_name, write_whole
+from mmmeta.errors import UserError, printable, require
 
 if TYPE_CHECKING:
     import numpy as np
 
     from mmmeta.commands.explain.maps import Explanation, Subject
+
+    Row: TypeAlias = tuple[Path, np.ndarray]
+    # What was found on the images; None where it failed.
+    Column: TypeAlias = tuple[Subject, list[Explanation | None]]
 
 METHODS = {
     'gradcam': 'GradCAM',
@@ -25,6 +34,8 @@ METHODS = {
 }
 COLUMN = 2.6  # inches
 LINE = 0.2
+DPI = 150
+MAX_SIDE = 65_000  # pixels, which matplotlib draws at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,99 +82,121 @@ def run(args: argparse.Namespace) -> int:
     from matplotlib.backend_bases import FigureCanvasBase
     from tqdm import tqdm
 
-    from mmmeta.commands.explain.maps import explain
+    from mmmeta.commands.explain.maps import OptionError, explain
     from mmmeta.commands.explain.subjects import load_subject
     from mmmeta.hosts.predictor import pick_device
 
     formats = FigureCanvasBase.get_supported_filetypes()
     if Path(args.out).suffix[1:].lower() not in formats:
         raise UserError(f'--out must end in .png or .pdf, got {args.out}')
-    images = [_read(path) for path in args.images]
+    failures = Failures()
+    images = _read_all(args.images, failures)
     device = pick_device(args.device)
-    columns: list[tuple[Subject, list[Explanation]]] = []
+    if args.out_dir:
+        make_folder(Path(args.out_dir), '--out-dir')
+    columns: list[Column] = []
+    taken: set[str] = set()
     for spec in tqdm(args.models, disable=None):
         subject = load_subject(spec, device, args.random, args.layer)
         method = args.method or ('hirescam' if subject.dense else 'gradcam')
         cam = getattr(library, METHODS[method])
-        found = [explain(subject, image, cam, args.target) for image in images]
+        found: list[Explanation | None] = []
+        for row, (path, image) in enumerate(images, 1):
+            found.append(None)
+            with failures.of(path, spec, (OptionError,)):
+                found[-1] = explain(subject, image, cam, args.target)
+                print(printable(f'{path}  {spec}  {method}  {found[-1].label}'))
+                if args.out_dir:
+                    # Images of different folders may have one name, as models may.
+                    name = f'{row}_{path.stem}_{subject.name}'
+                    name = name.translate(str.maketrans(' :/', '___'))
+                    stem = unique_name(name, taken, len('.npy'), ignore_case=True)
+                    _write_panel(Path(args.out_dir) / stem, image, found[-1].heat)
         columns.append((subject, found))
-        for path, explanation in zip(args.images, found, strict=True):
-            print(f'{path}  {spec}  {method}  {explanation.label}')
-    paths = [Path(path) for path in args.images]
-    print(f'wrote {_draw_grid(Path(args.out), paths, images, columns)}')
+    if any(any(found) for _, found in columns):
+        print(printable(f'wrote {_draw_grid(Path(args.out), images, columns)}'))
     if args.out_dir:
-        print(f'wrote {_write_panels(Path(args.out_dir), paths, images, columns)}')
-    return 0
+        print(printable(f'wrote {args.out_dir}'))
+    return failures.report(len(args.images))
 
 
-def _read(path: str) -> 'np.ndarray':
-    """Return an image (H, W, 3), uint8, RGB."""
-    from mmmeta.hosts.predictor import read_image
+def _read_all(paths: Sequence[str], failures: Failures) -> 'list[Row]':
+    """Return the images that can be read, each (H, W, 3), uint8, RGB.
 
-    try:
-        return read_image(path)[..., ::-1].copy()
-    except (OSError, ValueError) as error:
-        raise UserError(f'image {path} cannot be read: {error}') from error
+    Raises:
+        UserError: None of them can.
+    """
+    from mmmeta.hosts.images import read_image
 
-
-def _draw_grid(
-    out: Path,
-    paths: list[Path],
-    images: list['np.ndarray'],
-    columns: list[tuple['Subject', list['Explanation']]],
-) -> Path:
-    """Draw a row for each image and a column for each model, the images first."""
-    from matplotlib.figure import Figure
-
-    from mmmeta.commands.explain.maps import overlay
-
-    heights = [COLUMN * image.shape[0] / image.shape[1] for image in images]
-    title_lines = max(subject.title.count('\n') + 1 for subject, _ in columns)
-    figure = Figure(
-        (
-            COLUMN * (1 + len(columns)),
-            sum(heights) + LINE * (title_lines + len(images)),
-        ),
-        layout='constrained',
-    )
-    axes = figure.subplots(
-        len(images), 1 + len(columns), squeeze=False, height_ratios=heights
-    )
-    for row, (path, image) in enumerate(zip(paths, images, strict=True)):
-        axes[row, 0].imshow(image)
-        axes[row, 0].set_xlabel(path.name, fontsize='small')
-        for column, (_, found) in enumerate(columns, 1):
-            axes[row, column].imshow(overlay(image, found[row].heat))
-            axes[row, column].set_xlabel(found[row].label, fontsize='small')
-    axes[0, 0].set_title('image', fontsize='small')
-    for axis, (subject, _) in zip(axes[0, 1:], columns, strict=True):
-        axis.set_title(subject.title, fontsize='small')
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=150)
-    return out
+    rows: list[Row] = []
+    for path in paths:
+        try:
+            rows.append((Path(path), read_image(path)[..., ::-1].copy()))
+        except ValueError as error:
+            if len(paths) == 1:
+                raise UserError(f'image {path} cannot be read: {error}') from error
+            failures.add(path, error, 'cannot be read')
+    if not rows:
+        failures.report(len(paths))
+        raise UserError('no image can be read')
+    return rows
 
 
-def _write_panels(
-    folder: Path,
-    paths: list[Path],
-    images: list['np.ndarray'],
-    columns: list[tuple['Subject', list['Explanation']]],
-) -> Path:
+def _write_panel(stem: Path, image: 'np.ndarray', heat: 'np.ndarray') -> None:
+    """Write a map as STEM.npy, and then what it looks like as STEM.png."""
     import numpy as np
     from PIL import Image
 
     from mmmeta.commands.explain.maps import overlay
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for row, (path, image) in enumerate(zip(paths, images, strict=True), 1):
-        for subject, found in columns:
-            title = subject.name.replace(' ', '_').replace(':', '_')
-            # Images in different folders may have the same name.
-            stem = folder / f'{row}_{path.stem}_{title}'
-            heat = found[row - 1].heat
-            np.save(f'{stem}.npy', heat)
-            Image.fromarray(overlay(image, heat)).save(f'{stem}.png')
-    return folder
+    for suffix in ('.npy', '.png'):
+        data = io.BytesIO()
+        if suffix == '.npy':
+            np.save(data, heat)
+        else:
+            Image.fromarray(overlay(image, heat)).save(data, 'png')
+        write_whole(stem.with_name(stem.name + suffix), data.getvalue())
+
+
+def _draw_grid(out: Path, rows: 'list[Row]', columns: 'list[Column]') -> Path:
+    """Draw a row for each image and a column for each model, the images first."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from mmmeta.commands.explain.maps import overlay
+
+    # Of an image that is a strip, the row is not as high as it.
+    heights = [
+        COLUMN * min(max(image.shape[0] / image.shape[1], 0.1), 10) for _, image in rows
+    ]
+    title_lines = max(subject.title.count('\n') + 1 for subject, _ in columns)
+    width = COLUMN * (1 + len(columns))
+    height = sum(heights) + LINE * (title_lines + len(rows))
+    with warnings.catch_warnings(), rc_context({'text.parse_math': False}):
+        warnings.filterwarnings('ignore', message='Glyph ')  # that the font lacks
+        figure = Figure((width, height), layout='constrained')
+        axes = figure.subplots(
+            len(rows), 1 + len(columns), squeeze=False, height_ratios=heights
+        )
+        for row, (path, image) in enumerate(rows):
+            axes[row, 0].imshow(image)
+            axes[row, 0].set_xlabel(printable(path.name), fontsize='small')
+            for column, (_, found) in enumerate(columns, 1):
+                explanation = found[row]
+                if explanation is None:
+                    axes[row, column].set_xlabel('failed', fontsize='small')
+                    continue
+                axes[row, column].imshow(overlay(image, explanation.heat))
+                axes[row, column].set_xlabel(explanation.label, fontsize='small')
+        axes[0, 0].set_title('image', fontsize='small')
+        for axis, (subject, _) in zip(axes[0, 1:], columns, strict=True):
+            title = '\n'.join(map(printable, subject.title.split('\n')))
+            axis.set_title(title, fontsize='small')
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        data = io.BytesIO()
+        dpi = min(DPI, MAX_SIDE / max(width, height))
+        figure.savefig(data, dpi=dpi, format=out.suffix[1:].lower())
+    write_whole(out, data.getvalue())
+    return out

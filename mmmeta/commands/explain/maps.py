@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import functional as tf
 
-from mmmeta.errors import UserError
+from mmmeta.errors import UserError, printable
 from mmmeta.hosts.predictor import hush
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 # Share of white mixed into regions of the image that the model has not seen.
 UNSEEN = 0.6
+
+
+class OptionError(UserError):
+    """An option does not suit a model, whatever the image."""
 
 
 class View(NamedTuple):
@@ -126,7 +130,7 @@ def _to_maps(subject: Subject, view: View, output: Any) -> Tensor:
     """Return a layer's output as maps (B, C, H, W).
 
     Raises:
-        UserError: It is neither a map nor tokens of a grid of the image's shape.
+        OptionError: It is no map, nor tokens of a grid of the image's shape.
     """
     if isinstance(output, Tensor) and output.dim() == 4:
         return output.permute(0, 3, 1, 2) if subject.channels_last else output
@@ -137,9 +141,9 @@ def _to_maps(subject: Subject, view: View, output: Any) -> Tensor:
         if rows and number % rows == 0:
             return tokens.transpose(1, 2).unflatten(2, (rows, number // rows))
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    raise UserError(
-        f'{subject.name}: the layer returns {shape}, neither maps (B, C, H, W) nor '
-        'grid tokens; choose another with --layer'
+    raise OptionError(
+        f'{subject.name}: the layer gives {shape}, neither maps (B, C, H, W) nor the '
+        'tokens of a grid; choose another by --layer'
     )
 
 
@@ -158,19 +162,20 @@ def explain(
         target: Index of the class. Default: the class with the highest score.
 
     Raises:
-        UserError: No such class, or the layer is unknown.
+        OptionError: No such class, or no layer is known.
+        ValueError: The scores or the map are no numbers.
     """
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     if subject.layer is None:
-        raise UserError(f'{subject.name}: the last stage is unknown; pass --layer')
+        raise OptionError(f'{subject.name}: its last stage is not known; give --layer')
     view = subject.prepare(image)
     model = subject.scores_for(view)
     device = next(model.parameters()).device
     with torch.no_grad():
         scores = model(view.tensor.to(device))[0]
     if target is not None and not 0 <= target < len(scores):
-        raise UserError(f'--target must be 0 to {len(scores) - 1}, got {target}')
+        raise OptionError(f'--target must be 0 to {len(scores) - 1}, got {target}')
     index = int(scores.argmax()) if target is None else target
 
     def to_maps(output: Any) -> Tensor:
@@ -178,9 +183,12 @@ def explain(
 
     with hush(), cam(model, [subject.layer], to_maps) as compute:
         (heat,) = compute(view.tensor, [ClassifierOutputTarget(index)])
-    label = subject.classes[index] if subject.classes else f'class {index}'
+    known = subject.classes and index < len(subject.classes)
+    label = printable(subject.classes[index]) if known else f'class {index}'
     if not subject.dense:
         label = f'{label} {scores.softmax(0)[index]:.2f}'
+    if not (np.isfinite(heat).all() and scores.isfinite().all()):
+        raise ValueError(f'{subject.name} gives NaN or infinite scores or maps')
     if not heat.any():
         label = f'{label} (no evidence)'
     return Explanation(_place(heat, view, image.shape[:2]), index, label)

@@ -4,14 +4,22 @@
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmmeta.commands.arguments import ConfigOptions, positive
-from mmmeta.errors import UserError, one_line
+from mmmeta.commands.arguments import positive
+from mmmeta.commands.failures import Failures
+from mmmeta.commands.files import (
+    DiskError,
+    disk_errors,
+    ignores_case,
+    make_folder,
+    write_whole,
+)
+from mmmeta.errors import UserError, printable
+from mmmeta.hosts.options import ConfigOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,102 +70,110 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mmmeta.commands.predict.inputs import list_images, output_stems, relative_names
+    from mmmeta.commands.predict.inputs import (
+        check_overwriting,
+        list_images,
+        output_stems,
+        relative_names,
+    )
     from mmmeta.commands.predict.writers import WRITERS
     from mmmeta.hosts.predictor import build_predictor
 
     paths = list_images(args.inputs, args.out_dir)
-    make_folder(args.out_dir)
+    make_folder(args.out_dir, '--out-dir')
+    names = relative_names(paths)
+    stems = output_stems(names, ignores_case(args.out_dir))
+    check_overwriting(paths, stems, args.out_dir)
     predictor = build_predictor(
         args.config, args.checkpoint, args.device, args.cfg_options
     )
-    names = relative_names(paths)
     options = {} if args.ann_file is None else {'ann_file': args.ann_file}
     if options and predictor.task != 'detection':
-        raise UserError(f'--ann-file needs a detector; {args.config} has none')
-    writer = WRITERS[predictor.task](args.out_dir, predictor, names, **options)
-    stems = dict(zip(names, output_stems(names), strict=True))
-    failed = {}
-    for i, image, outcome in _outcomes(predictor, paths, args.batch_size):
-        if isinstance(outcome, Exception):
-            failed[paths[i]] = outcome
-            continue
-        name = names[i]
-        writer.add(name, stems[name], image, outcome)
-        if not args.no_vis:
-            picture = predictor.draw(image, outcome, args.score_thr)
-            _write_picture(args.out_dir / 'vis' / f'{stems[name]}.jpg', picture)
-    files = writer.close()
+        raise UserError(f'--ann-file is for detectors, {args.config} is of none')
     if not args.no_vis:
-        files[args.out_dir / 'vis'] = f'{len(paths) - len(failed)} pictures'
-    for path, what in files.items():
-        print(f'{path}: {what}')
-    return _report(failed, len(paths))
-
-
-def make_folder(path: Path) -> None:
-    """Create a folder to write to.
-
-    Raises:
-        UserError: It cannot be created or written to.
-    """
+        make_folder(args.out_dir / 'vis')
+    writer = WRITERS[predictor.task](args.out_dir, predictor, paths, names, **options)
+    failures = Failures()
+    drawn = 0
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f'--out-dir {path}: {error.strerror}') from error
-    if not os.access(path, os.W_OK):
-        raise UserError(f'--out-dir {path}: no permission to write there')
+        for i, image, sample in _samples(predictor, paths, args.batch_size, failures):
+            written = False
+            with failures.of(paths[i]):
+                left_out = writer.add(names[i], stems[i], image, sample)
+                written = True
+                if left_out:
+                    raise ValueError(left_out)
+            if args.no_vis or not written:
+                continue
+            with failures.of(paths[i], 'not drawn'):
+                picture = predictor.draw(image, sample, args.score_thr)
+                _write_picture(args.out_dir / 'vis' / f'{stems[i]}.jpg', picture)
+                drawn += 1
+        with disk_errors():
+            files = writer.close()
+    except DiskError as error:
+        raise UserError(f'{error}; {writer.kept()}') from error
+    except KeyboardInterrupt:
+        print(printable(writer.kept()), file=sys.stderr)
+        raise
+    if not args.no_vis:
+        files[args.out_dir / 'vis'] = f'{drawn} pictures'
+    for path, what in files.items():
+        print(printable(f'{path}: {what}'))
+    return failures.report(len(paths))
 
 
-def _outcomes(
-    predictor: 'Predictor', paths: Sequence[Path], batch_size: int
-) -> Iterator[tuple[int, Any, Any]]:
-    """Yield each image's index, pixels and data sample, or the error instead."""
+def _samples(
+    predictor: 'Predictor',
+    paths: Sequence[Path],
+    batch_size: int,
+    failures: Failures,
+) -> Iterator[tuple[int, 'np.ndarray', Any]]:
+    """Yield the index, the pixels and the data sample of each image that has one."""
     from tqdm import tqdm
 
-    from mmmeta.hosts.predictor import read_image
+    from mmmeta.hosts.images import read_image
 
     with tqdm(total=len(paths), unit='image', disable=None) as bar:
         for start in range(0, len(paths), batch_size):
             batch = range(start, min(start + batch_size, len(paths)))
             images = {}
             for i in batch:
-                try:
+                with failures.of(paths[i]):
                     images[i] = read_image(paths[i])
-                except ValueError as error:
-                    yield i, None, error
-            samples = _predict(predictor, list(images.values()))
-            for (i, image), sample in zip(images.items(), samples, strict=True):
-                yield i, image, sample
+            outcomes = _predict(predictor, list(images.values()))
+            for (i, image), outcome in zip(images.items(), outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    failures.add(paths[i], outcome)
+                else:
+                    yield i, image, outcome
             bar.update(len(batch))
 
 
 def _predict(predictor: 'Predictor', images: list['np.ndarray']) -> list[Any]:
-    """Return the images' data samples, or an exception for each that failed."""
+    """Return the images' data samples; an exception in place of one that failed."""
+    from mmmeta.hosts.predictor import NoResultError
+
     if not images:
         return []
     try:
-        return predictor(images)
-    except UserError:
+        samples = predictor(images)
+        if len(samples) != len(images):
+            raise ValueError(f'{len(samples)} results for {len(images)} images')
+        return samples
+    except NoResultError:
         raise
     except Exception as error:
         if len(images) == 1:
             return [error]
-        # One of them does not suit the pipeline, or the batch is too large.
-        return [sample for image in images for sample in _predict(predictor, [image])]
+    # One of them is too odd for the pipeline, or they are too large together.
+    return [sample for image in images for sample in _predict(predictor, [image])]
 
 
 def _write_picture(path: Path, picture: 'np.ndarray') -> None:
-    import mmcv
+    import cv2
 
-    if not mmcv.imwrite(picture, str(path)):
-        raise OSError(f'{path} could not be written')
-
-
-def _report(failed: dict[Path, Exception], total: int) -> int:
-    """List the images that failed; return the exit status."""
-    for path, error in failed.items():
-        print(f'{path}: {one_line(error)}', file=sys.stderr)
-    if failed:
-        print(f'{len(failed)} of {total} images failed', file=sys.stderr)
-    return 1 if failed else 0
+    ok, data = cv2.imencode('.jpg', picture)
+    if not ok:
+        raise ValueError('OpenCV cannot encode the picture')
+    write_whole(path, data.tobytes())

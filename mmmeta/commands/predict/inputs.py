@@ -3,26 +3,29 @@
 import glob
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path, PurePath
 
+from mmmeta.commands.files import unique_name
 from mmmeta.errors import UserError
 
 SUFFIXES = ['.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
+RESULT_SUFFIXES = {'vis': '.jpg', 'maps': '.png'}  # by folder
 
 
 def list_images(inputs: Sequence[str], out_dir: Path) -> list[Path]:
     """Return the input images without duplicates, in the given order.
 
     Args:
-        inputs: Images, folders (searched recursively) and patterns with * or **. In
-            folders and patterns, only files with an image extension are used.
-        out_dir: Files in it are skipped: pictures of an earlier run are not inputs.
+        inputs: Images, folders (with all folders inside, links to folders too) and
+            patterns with * or **. Of folders and patterns files with the ending of an
+            image are taken.
+        out_dir: Nothing in it is taken: what an earlier run drew is no input.
 
     Raises:
-        UserError: One of the inputs has no images.
+        UserError: One of the inputs leads to no image, or a folder cannot be read.
     """
-    found: dict[str, Path] = {}
-    out = os.path.abspath(out_dir) + os.sep
+    found: dict[tuple[str, str], Path] = {}
     for text in inputs:
         path = Path(text)
         if path.is_file():
@@ -30,27 +33,77 @@ def list_images(inputs: Sequence[str], out_dir: Path) -> list[Path]:
         else:
             matches = [text] if path.is_dir() else glob.glob(text, recursive=True)
             inside = [file for match in matches for file in _inside(Path(match))]
-            images = sorted(p for p in inside if not os.path.abspath(p).startswith(out))
+            images = sorted(p for p in inside if not _is_in(p, out_dir))
         if not images:
-            kind = 'a folder without images' if path.is_dir() else 'missing'
+            kind = 'a folder without images' if path.is_dir() else 'not there'
+            if path.is_dir() and inside:
+                kind = f'inside --out-dir {out_dir}, where results go'
             raise UserError(
                 f'no input: {text} is {kind}; expected images '
                 f'({", ".join(SUFFIXES)}), folders of them or patterns'
             )
         for image in images:
-            found.setdefault(os.path.abspath(image), image)
+            found.setdefault(_entry(image), image)
     return list(found.values())
 
 
 def _inside(path: Path) -> list[Path]:
-    files = path.rglob('*') if path.is_dir() else [path]
+    files = _walk(path) if path.is_dir() else [path]
     return [
         file
         for file in files
         if file.suffix.lower() in SUFFIXES
         and not file.name.startswith('.')
-        and file.is_file()
+        # A link to nothing is an image that cannot be read.
+        and (file.is_file() or (file.is_symlink() and not file.exists()))
     ]
+
+
+def _walk(root: Path) -> list[Path]:
+    """Return the files in a folder, and in the folders that links in it lead to.
+
+    Each folder counts once, by its own name rather than a link's, and a link to where
+    it is itself inside is left out.
+    """
+    seen: set[str] = set()
+    files: list[Path] = []
+    waiting = [str(root)]
+    while waiting:
+        links = []
+        for folder in waiting:
+            if os.path.realpath(folder) in seen:
+                continue
+            for here, folders, names in os.walk(folder, onerror=_refuse):
+                seen.add(os.path.realpath(here))
+                files += [Path(here, name) for name in names]
+                links += [p for n in folders if os.path.islink(p := f'{here}/{n}')]
+        waiting = sorted(link for link in links if not _leads_up(link))
+    return files
+
+
+def _leads_up(link: str) -> bool:
+    return _is_in(os.path.dirname(link), link)
+
+
+def _is_in(path: str | Path, folder: str | Path) -> bool:
+    """Return whether a path is a folder, or in it, whatever links lead there."""
+    inner, outer = os.path.realpath(path), os.path.realpath(folder)
+    return f'{inner}/'.startswith(f'{outer.rstrip("/")}/')
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f'{error.filename} cannot be read: {error.strerror}') from error
+
+
+@cache
+def _real(folder: str) -> str:
+    return os.path.realpath(folder)
+
+
+def _entry(path: str | Path) -> tuple[str, str]:
+    """Return the real folder and the name: one for all ways that lead to a file."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return _real(folder), name
 
 
 def relative_names(paths: Sequence[Path]) -> list[str]:
@@ -60,11 +113,47 @@ def relative_names(paths: Sequence[Path]) -> list[str]:
     return [PurePath(os.path.relpath(path, root)).as_posix() for path in full]
 
 
-def output_stems(names: Sequence[str]) -> list[str]:
-    """Return unique names of the images' output files, without their extension.
+def output_stems(names: Sequence[str], ignore_case: bool = False) -> list[str]:
+    """Return what is made from the images is called, without an ending, no two alike.
 
-    This is the image's name without its extension, or with it if two images differ
-    only in that.
+    That is the name without its ending, or with it where two images of the set differ
+    in nothing else. One that is too long for a file is cut off, and one that would
+    still be another's is numbered: `x~2`.
+
+    Args:
+        names: Of the images.
+        ignore_case: Whether `x` and `X` are one file. Default: False.
     """
     stems = [os.path.splitext(name)[0] for name in names]
-    return stems if len(set(stems)) == len(stems) else list(names)
+    if len(set(stems)) < len(stems):
+        stems = list(names)
+    room = max(map(len, RESULT_SUFFIXES.values()))
+    folders = {str(parent) for name in names for parent in PurePath(name).parents}
+    # A folder may be called as a result would be: x.png/.
+    taken = {
+        folder.removesuffix(suffix)
+        for folder in folders
+        for suffix in RESULT_SUFFIXES.values()
+        if folder.endswith(suffix)
+    }
+    taken = {name.casefold() for name in taken} if ignore_case else taken
+    return [unique_name(stem, taken, room, ignore_case) for stem in stems]
+
+
+def check_overwriting(
+    paths: Sequence[Path], stems: Sequence[str], out_dir: Path
+) -> None:
+    """Look for results that would take the place of the images themselves.
+
+    Raises:
+        UserError: There is one.
+    """
+    inputs = {_entry(path) for path in paths}
+    for folder, suffix in RESULT_SUFFIXES.items():
+        for stem in stems:
+            result = out_dir / folder / f'{stem}{suffix}'
+            if _entry(result) in inputs:
+                raise UserError(
+                    f'{result} would be written over, and is an input; choose another '
+                    '--out-dir'
+                )

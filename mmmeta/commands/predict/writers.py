@@ -1,11 +1,26 @@
-"""Writing predictions: COCO results, label maps, a table."""
+"""Predictions as files: COCO results, label maps, a table.
 
-import csv
+Each image's results are written before the next image is looked at, so that a run that
+ends early has lost nothing.
+"""
+
+import io
 import json
-from collections.abc import Sequence
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmmeta.commands.files import (
+    Lines,
+    check_files,
+    csv_rows,
+    make_folder,
+    replacing,
+    write_whole,
+)
 from mmmeta.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,158 +38,332 @@ class DetectionWriter:
     `COCO('images.json').loadRes('detections.json')` works. Images and categories
     count from 1, or have the ids of an annotation file.
 
+    Until the end the results are in `detections.jsonl.part`: a line of JSON with the
+    categories, then one for each image, with its name.
+
     Args:
-        out_dir: The output folder.
-        predictor: Has the classes.
-        names: Names of all images.
-        ann_file: A COCO annotation file whose ids are used. Default: None.
+        out_dir: Where to write.
+        predictor: For the classes.
+        paths: Of all images.
+        names: Likewise, no two alike.
+        ann_file: A COCO annotation file to take the ids from. Default: None.
 
     Raises:
-        UserError: The annotation file cannot be read, or lacks an image or a class.
+        UserError: The annotation file cannot be read, lacks an image or a class, or
+            has one id for two of them; or the files cannot be written.
     """
 
     def __init__(
         self,
         out_dir: Path,
         predictor: 'Predictor',
+        paths: Sequence[Path],
         names: Sequence[str],
         ann_file: str | None = None,
     ) -> None:
-        self.out_dir = out_dir
+        self.files = [out_dir / 'detections.json', out_dir / 'images.json']
+        check_files(self.files)
+        self.predictor = predictor
         self.pred2dict = predictor.inferencer.pred2dict
+        self.category_ids: list[int] | None = None  # from 1
         if ann_file is None:
             self.image_ids = {name: i for i, name in enumerate(names, 1)}
-            ids = {name: i for i, name in enumerate(predictor.classes, 1)}
         else:
-            self.image_ids, ids = _ids_of(ann_file, names, predictor.classes)
-        self.categories = [dict(id=ids[name], name=name) for name in predictor.classes]
-        self.images: list[dict[str, Any]] = []
-        self.results: list[dict[str, Any]] = []
+            content = _read_annotations(ann_file)
+            self.image_ids = _image_ids(content, ann_file, paths, names)
+            self.category_ids = _category_ids(content, ann_file, predictor.classes)
+        self.lines = Lines(out_dir / 'detections.jsonl.part')
+        self.count = 0
+        self._write_line(dict(categories=self._categories()))
 
-    def add(self, name: str, stem: str, image: 'np.ndarray', sample: Any) -> None:
-        """Add the detections on an image; `stem` is not used."""
-        image_id = self.image_ids[name]
-        height, width = image.shape[:2]
-        self.images.append(
-            dict(id=image_id, file_name=name, width=width, height=height)
-        )
+    def _categories(self) -> list[dict[str, Any]]:
+        classes = self.predictor.classes
+        ids = self.category_ids or range(1, len(classes) + 1)
+        return [dict(id=i, name=n) for i, n in zip(ids, classes, strict=False)]
+
+    def _write_line(self, content: Mapping[str, Any]) -> None:
+        self.lines.write(json.dumps(content, allow_nan=False) + '\n')
+
+    def add(self, name: str, stem: str, image: 'np.ndarray', sample: Any) -> str | None:
+        """Add the detections on an image; `stem` is not used.
+
+        Returns:
+            What was left out, as no file of COCO's can have it; None for nothing.
+        """
         found = self.pred2dict(sample)
+        detections, left_out = [], []
         for i, (label, score) in enumerate(
             zip(found['labels'], found['scores'], strict=True)
         ):
             x1, y1, x2, y2 = found['bboxes'][i]
+            if not all(map(math.isfinite, (x1, y1, x2, y2, score))):
+                left_out.append('NaN or infinite in box or score')
+                continue
+            category = self._category_id(label)
+            if category is None:
+                left_out.append(f'no class {label}')
+                continue
             result = dict(
-                image_id=image_id,
-                category_id=self.categories[label]['id'],
-                bbox=[x1, y1, x2 - x1, y2 - y1],
-                score=score,
+                category_id=category, bbox=[x1, y1, x2 - x1, y2 - y1], score=score
             )
             if 'masks' in found:
                 result['segmentation'] = found['masks'][i]
-            self.results.append(result)
+            detections.append(result)
+        height, width = image.shape[:2]
+        self._write_line(
+            dict(
+                id=self.image_ids[name],
+                file_name=name,
+                width=width,
+                height=height,
+                detections=detections,
+            )
+        )
+        self.count += 1
+        if not left_out:
+            return None
+        return (
+            f'{len(left_out)} of {len(found["labels"])} detections left out '
+            f'({", ".join(dict.fromkeys(left_out))})'
+        )
+
+    def _category_id(self, label: float) -> int | None:
+        if label != int(label) or label < 0:
+            return None
+        if self.category_ids is None:
+            return int(label) + 1
+        in_file = label < len(self.category_ids)
+        return self.category_ids[int(label)] if in_file else None
+
+    def kept(self) -> str:
+        """Say where the results are that were written so far."""
+        return f'{self.lines.path} has the detections of {self.count} images'
 
     def close(self) -> dict[Path, str]:
-        """Write the files; return descriptions of them."""
-        ids = dict(images=self.images, annotations=[], categories=self.categories)
-        files = {'detections.json': self.results, 'images.json': ids}
-        for name, content in files.items():
-            (self.out_dir / name).write_text(json.dumps(content) + '\n')
+        """Make COCO's files of the lines; return what is in them."""
+        self.lines.close()
+        images, count = [], 0
+        with replacing(self.files[0]) as results, replacing(self.files[1]) as ids:
+            results.write(b'[')
+            for record in _records(self.lines.path):
+                for detection in record.pop('detections'):
+                    result = dict(image_id=record['id'], **detection)
+                    text = f'{", " if count else ""}{json.dumps(result)}'
+                    results.write(text.encode())
+                    count += 1
+                images.append(record)
+            results.write(b']\n')
+            content = dict(images=images, annotations=[], categories=self._categories())
+            ids.write(f'{json.dumps(content)}\n'.encode())
+        self.lines.path.unlink()
         return {
-            self.out_dir / 'detections.json': f'{len(self.results)} detections',
-            self.out_dir / 'images.json': 'the meaning of their ids',
+            self.files[0]: f'{count} detections',
+            self.files[1]: 'what their ids stand for',
         }
 
 
-def _ids_of(
-    ann_file: str, names: Sequence[str], classes: Sequence[str]
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the ids of images and classes in an annotation file."""
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the images of the lines that a `DetectionWriter` wrote."""
+    with path.open() as file:
+        next(file)  # the categories
+        for line in file:
+            yield json.loads(line)
+
+
+# -- ids of an annotation file ----------------------------------------------------
+
+
+def _read_annotations(ann_file: str) -> dict[str, dict[Any, Any]]:
+    """Return the ids of images and classes in an annotation file, by name.
+
+    Raises:
+        UserError: It cannot be read, or has two things of one name.
+    """
     try:
-        content = json.loads(Path(ann_file).read_text())
-        images = {image['file_name']: image['id'] for image in content['images']}
-        categories = {c['name']: c['id'] for c in content['categories']}
+        content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
+        pairs = {
+            'images': [(i['file_name'], i['id']) for i in content['images']],
+            'categories': [(c['name'], c['id']) for c in content['categories']],
+        }
+        ids = {key: dict(value) for key, value in pairs.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f'{ann_file} is not a COCO annotation file: {type(error).__name__}: {error}'
         ) from error
-    # It may list images with or without their folder.
-    found = {n: images.get(n, images.get(n.rpartition('/')[2])) for n in names}
-    missing = [name for name, i in found.items() if i is None]
-    missing += [name for name in classes if name not in categories]
+    for key, value in pairs.items():
+        _check_unique([name for name, _ in value], f'{ann_file}: {key} has')
+    return ids
+
+
+def _check_unique(names: Sequence[str], what: str) -> None:
+    name, number = next(iter(Counter(names).most_common(1)), ('', 0))
+    if number > 1:
+        raise UserError(
+            f'{what} {name!r} {number} times: --ann-file cannot tell them apart'
+        )
+
+
+def _image_ids(
+    content: Mapping[str, Mapping[str, int]],
+    ann_file: str,
+    paths: Sequence[Path],
+    names: Sequence[str],
+) -> dict[str, int]:
+    """Return the ids of the images, which the file may name with folders or without."""
+    ids: dict[str, int] = {}
+    owner: dict[int, str] = {}
+    missing = []
+    for path, name in zip(paths, names, strict=True):
+        parts = os.path.abspath(path).split('/')
+        ways = ('/'.join(parts[i:]) for i in range(len(parts)))
+        known = next((way for way in ways if way in content['images']), None)
+        if known is None:
+            missing.append(name)
+            continue
+        ids[name] = content['images'][known]
+        other = owner.setdefault(ids[name], name)
+        if other != name:
+            raise UserError(
+                f'{ann_file} has one id, {ids[name]}, for {other!r} and {name!r}; '
+                'expected file names that tell them apart, or one of them as input'
+            )
+    _check_missing(missing, ann_file)
+    return ids
+
+
+def _category_ids(
+    content: Mapping[str, Mapping[str, int]], ann_file: str, classes: Sequence[str]
+) -> list[int]:
+    _check_unique(classes, 'the model has the class')
+    _check_missing([n for n in classes if n not in content['categories']], ann_file)
+    return [content['categories'][name] for name in classes]
+
+
+def _check_missing(missing: Sequence[str], ann_file: str) -> None:
     if missing:
         raise UserError(f'{ann_file} has no {missing[0]!r} ({len(missing)} such)')
-    return found, categories
+
+
+# -- the other tasks --------------------------------------------------------------
 
 
 class SegmentationWriter:
     """Writes a label map for each image, and `classes.csv`.
 
-    A map is a PNG file of the image's size whose values are class indices from 0, with
-    the classes' colors as palette, or in 16 bits if there are more than 256 classes.
+    A map is a PNG file of the image's size whose values are class indices from 0: with
+    the classes' colors as its palette, or of 16 bits where there are over 256.
+
+    Raises:
+        UserError: The files cannot be written.
     """
 
     def __init__(
-        self, out_dir: Path, predictor: 'Predictor', names: Sequence[str]
+        self,
+        out_dir: Path,
+        predictor: 'Predictor',
+        paths: Sequence[Path],
+        names: Sequence[str],
     ) -> None:
-        self.out_dir = out_dir
-        self.classes, self.palette = predictor.classes, predictor.palette
+        self.predictor = predictor
+        self.folder, self.table = out_dir / 'maps', out_dir / 'classes.csv'
+        check_files([self.table])
+        make_folder(self.folder)
         self.count = 0
+        self.written = 0  # rows of the table
+        self._write_table()
 
     def add(self, name: str, stem: str, image: 'np.ndarray', sample: Any) -> None:
-        """Write the map of an image as maps/STEM.png; `name` is not used."""
+        """Write the map of an image as maps/STEM.png; `name` is not used.
+
+        Raises:
+            ValueError: Its values are no indices that a PNG file can have.
+        """
         from PIL import Image
 
-        indices = sample.pred_sem_seg.data[0].cpu().numpy()
-        if len(self.classes) <= 256:
-            picture = Image.fromarray(indices.astype('uint8'), 'L')
-            picture.putpalette([value for color in self.palette for value in color])
+        values = sample.pred_sem_seg.data[0].cpu().numpy()
+        low, high = values.min(), values.max()
+        if not (low >= 0 and high < 1 << 16):
+            raise ValueError(f'values from {low} to {high}, expected 0 to 65535')
+        if len(self.predictor.classes) <= 256:
+            picture = Image.fromarray(values.astype('uint8'))
+            colors = [value for color in self.predictor.palette for value in color]
+            # A full one: Pillow cuts values to as few bits as a short palette needs.
+            picture.putpalette(colors + [0] * (768 - len(colors)))
         else:
-            picture = Image.fromarray(indices.astype('uint16'))
-        path = self.out_dir / 'maps' / f'{stem}.png'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+            picture = Image.fromarray(values.astype('uint16'))
+        data = io.BytesIO()
+        picture.save(data, 'png')
+        write_whole(self.folder / f'{stem}.png', data.getvalue())
         self.count += 1
+        if len(self.predictor.classes) > self.written:
+            self._write_table()
+
+    def _write_table(self) -> None:
+        classes, palette = self.predictor.classes, self.predictor.palette
+        rows = [
+            [index, name, *color]
+            for index, (name, color) in enumerate(zip(classes, palette, strict=True))
+        ]
+        text = csv_rows([['index', 'class', 'red', 'green', 'blue'], *rows])
+        write_whole(self.table, text.encode('utf-8', 'surrogateescape'))
+        self.written = len(classes)
+
+    def kept(self) -> str:
+        """Say where the results are that were written so far."""
+        return f'{self.folder} has the maps of {self.count} images'
 
     def close(self) -> dict[Path, str]:
-        """Write the classes; return descriptions of the files."""
-        rows = zip(self.classes, self.palette, strict=True)
-        _write_csv(
-            self.out_dir / 'classes.csv',
-            ['index', 'class', 'red', 'green', 'blue'],
-            [[index, name, *color] for index, (name, color) in enumerate(rows)],
-        )
+        """Return what is in the files."""
         return {
-            self.out_dir / 'maps': f'{self.count} label maps',
-            self.out_dir / 'classes.csv': 'the meaning of their values',
+            self.folder: f'{self.count} label maps',
+            self.table: 'what their values stand for',
         }
 
 
 class ClassificationWriter:
-    """Writes `top5.csv`: the most likely classes of each image, one per row."""
+    """Writes `top5.csv`: the likeliest classes of each image, a row each.
+
+    Raises:
+        UserError: It cannot be written.
+    """
 
     def __init__(
-        self, out_dir: Path, predictor: 'Predictor', names: Sequence[str]
+        self,
+        out_dir: Path,
+        predictor: 'Predictor',
+        paths: Sequence[Path],
+        names: Sequence[str],
     ) -> None:
-        self.path = out_dir / 'top5.csv'
-        self.classes = predictor.classes
-        self.rows: list[list[Any]] = []
+        self.predictor = predictor
+        self.lines = Lines(out_dir / 'top5.csv')
+        self.lines.write(csv_rows([['file', 'rank', 'index', 'class', 'score']]))
+        self.count = 0
 
-    def add(self, name: str, stem: str, image: 'np.ndarray', sample: Any) -> None:
-        """Add the rows of an image; `stem` and `image` are not used."""
-        scores, labels = sample.pred_score.topk(min(TOP, len(self.classes)))
-        top = zip(scores.tolist(), labels.tolist(), strict=True)
-        for rank, (score, label) in enumerate(top, 1):
-            self.rows.append([name, rank, label, self.classes[label], score])
+    def add(self, name: str, stem: str, image: 'np.ndarray', sample: Any) -> str | None:
+        """Add the rows of an image; `stem` and `image` are not used.
+
+        Returns:
+            That its scores are no numbers; None if they are.
+        """
+        classes, scores = self.predictor.classes, sample.pred_score
+        values, labels = scores.topk(min(TOP, len(scores)))
+        top = zip(values.tolist(), labels.tolist(), strict=True)
+        rows = [
+            [name, rank, label, classes[label], score]
+            for rank, (score, label) in enumerate(top, 1)
+        ]
+        self.lines.write(csv_rows(rows))
+        self.count += 1
+        return None if scores.isfinite().all() else 'NaN or infinite among the scores'
+
+    def kept(self) -> str:
+        """Say where the results are that were written so far."""
+        return f'{self.lines.path} has the rows of {self.count} images'
 
     def close(self) -> dict[Path, str]:
-        """Write the table; return a description of it."""
-        _write_csv(self.path, ['file', 'rank', 'index', 'class', 'score'], self.rows)
-        return {self.path: 'the most likely classes of each image'}
-
-
-def _write_csv(path: Path, head: list[str], rows: list[list[Any]]) -> None:
-    with path.open('w', newline='', encoding='utf-8') as file:
-        csv.writer(file, lineterminator='\n').writerows([head, *rows])
+        """Return what is in the table."""
+        self.lines.close()
+        return {self.lines.path: 'the likeliest classes of each image'}
 
 
 WRITERS = {

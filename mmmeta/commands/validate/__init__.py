@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmmeta.commands.arguments import positive
+from mmmeta.commands.failures import Failures
 from mmmeta.errors import UserError
 from mmmeta.weights.zoo import Published, find
 
@@ -101,14 +102,18 @@ def run(args: argparse.Namespace) -> int:
         std=row.std,
     )
     print(json.dumps(facts) if args.json else _table(facts, row))
+    failures = Failures()
     for path in result.failed:
-        print(f'{path}: cannot be read', file=sys.stderr)
-    if result.failed:
+        failures.add(path, ValueError(data.reason(path)), 'cannot be read')
+    status = failures.report(len(data), ' and do not count')
+    if result.not_finite:
         print(
-            f'{len(result.failed)} of {len(data)} images failed and are not counted',
+            f'{result.not_finite} of {len(data)} images have NaN or infinite logits, '
+            'and count as wrong',
             file=sys.stderr,
         )
-    return 1 if result.failed else 0
+        status = 1
+    return status
 
 
 def _table(facts: dict[str, Any], row: Published) -> str:

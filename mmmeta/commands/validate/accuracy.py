@@ -2,8 +2,9 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from mmmeta.errors import UserError
+from mmmeta.errors import UserError, one_line
+from mmmeta.hosts.images import load_picture
 from mmmeta.hosts.predictor import hush
 from mmmeta.models.build import create_model, create_with_head
 from mmmeta.weights.zoo import Published
@@ -32,7 +34,9 @@ class Accuracy:
         top1: Percentage of images whose most likely class was correct.
         top5: Percentage with the correct class among the five most likely.
         images_per_second: Throughput, from file to logits.
-        failed: The images that could not be read; not counted above.
+        failed: The images that could not be read, which do not count above.
+        not_finite: How many images the model gave NaN or infinite logits for; they
+            count as wrong.
     """
 
     images: int
@@ -40,6 +44,7 @@ class Accuracy:
     top5: float
     images_per_second: float
     failed: list[str] = field(default_factory=list)
+    not_finite: int = 0
 
 
 class ClassFolders(Dataset):
@@ -66,9 +71,10 @@ class ClassFolders(Dataset):
             ).reader
         except RuntimeError as error:
             raise UserError(f'no images in the class folders of {root}') from error
-        count = min(limit or len(reader), len(reader))
-        chosen = np.linspace(0, len(reader), count, endpoint=False, dtype=int)
-        self.samples: list[tuple[str, int]] = [reader.samples[i] for i in chosen]
+        samples = _each_once(reader.samples)
+        count = min(limit or len(samples), len(samples))
+        chosen = np.linspace(0, len(samples), count, endpoint=False, dtype=int)
+        self.samples: list[tuple[str, int]] = [samples[i] for i in chosen]
         self.transform = None  # set by timm's loader
 
     def __len__(self) -> int:
@@ -77,11 +83,29 @@ class ClassFolders(Dataset):
     def __getitem__(self, index: int) -> tuple[Any, int]:
         path, label = self.samples[index]
         try:
-            with Image.open(path) as file:
-                image = file.convert('RGB')
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            image, label = Image.new('RGB', (1, 1)), -1 - index
-        return self.transform(image), label
+            return self.transform(load_picture(path).convert('RGB')), label
+        except Exception:  # whatever it is: `reason` says it at the end
+            return self.transform(Image.new('RGB', (1, 1))), -1 - index
+
+    def reason(self, path: str) -> str:
+        """Return why an image was left out."""
+        try:
+            self.transform(load_picture(path).convert('RGB'))
+        except Exception as error:
+            return one_line(error)
+        return 'it could be read the second time'
+
+
+def _each_once(samples: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Leave out images that links between folders lead to once more."""
+    real = cache(os.path.realpath)
+    found: dict[tuple[str, str, int], tuple[str, int]] = {}
+    # The shortest way is none through a link.
+    for path, label in sorted(samples, key=lambda sample: sample[0].count('/')):
+        folder, name = os.path.split(path)
+        found.setdefault((real(folder), name, label), (path, label))
+    kept = set(found.values())
+    return [sample for sample in samples if sample in kept]
 
 
 def load_model(row: Published, checkpoint: str | None = None) -> tuple[nn.Module, int]:
@@ -143,8 +167,9 @@ def read_class_map(
 
 def _from_file(path: str, num_classes: int) -> dict[str, int]:
     try:
-        names = Path(path).read_text().split('\n')
-    except (OSError, UnicodeDecodeError) as error:
+        # As names of folders, whatever bytes they have.
+        names = Path(path).read_text('utf-8', 'surrogateescape').split('\n')
+    except OSError as error:
         raise UserError(f'--class-map {path} cannot be read: {error}') from error
     names = [name.strip() for name in names if name.strip()]
     if not len(names) == len(set(names)) == num_classes:
@@ -192,14 +217,16 @@ def evaluate(
         device=torch.device(device),
     )
     model.to(device)
-    right1 = right5 = 0
+    right1 = right5 = not_finite = 0
     failed: list[str] = []
     start = time.perf_counter()
     with tqdm(total=len(data), unit='image', disable=None) as bar:
         for images, labels in loader:
             logits = model(images)
             ranked = logits.topk(min(TOP, logits.shape[1])).indices
-            right = ranked == labels[:, None]
+            finite = logits.isfinite().all(1, keepdim=True)
+            right = (ranked == labels[:, None]) & finite
+            not_finite += int((~finite[:, 0] & (labels >= 0)).sum())
             right1 += int(right[:, 0].sum())
             right5 += int(right.sum())
             failed += [data.samples[-1 - i][0] for i in labels.tolist() if i < 0]
@@ -209,5 +236,10 @@ def evaluate(
     if not count:
         raise UserError(f'none of the {len(data)} images can be read')
     return Accuracy(
-        count, 100 * right1 / count, 100 * right5 / count, count / seconds, failed
+        count,
+        100 * right1 / count,
+        100 * right5 / count,
+        count / seconds,
+        failed,
+        not_finite,
     )

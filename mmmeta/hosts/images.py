@@ -1,0 +1,81 @@
+"""Image files, read as the host libraries do, with an error that says what is wrong."""
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmmeta.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+# Pillow's own: a small file may claim a size that fills the memory.
+MAX_PIXELS = 178_956_970
+VARIABLE = 'MMMETA_MAX_PIXELS'
+_LOCK = threading.Lock()
+
+
+def read_image(path: str | os.PathLike) -> 'np.ndarray':
+    """Return an image as the host libraries read it: turned as its EXIF data say.
+
+    Returns:
+        (H, W, 3), uint8, BGR.
+
+    Raises:
+        ValueError: It cannot be read, is cut off or has too many pixels; says why.
+        UserError: The limit of pixels is no number.
+    """
+    import mmcv
+
+    # OpenCV only fills what a cut off file lacks with gray.
+    load_picture(path)
+    try:
+        pixels = mmcv.imfrombytes(Path(path).read_bytes())
+    except Exception as error:  # OpenCV has limits of its own
+        raise ValueError(one_line(error)) from error
+    if pixels is None:
+        raise ValueError('OpenCV cannot read this format')
+    return pixels
+
+
+def load_picture(path: str | os.PathLike) -> 'Image.Image':
+    """Return an image as Pillow has it, loaded and closed.
+
+    Raises:
+        ValueError: It cannot be read, is cut off or has too many pixels; says why.
+        UserError: The limit of pixels is no number.
+    """
+    limit = _max_pixels()
+    try:
+        with _open(path) as image:
+            width, height = image.size
+            if width * height > limit:
+                raise ValueError(
+                    f'{width}x{height} are {width * height:,} pixels, more than the '
+                    f'limit of {limit:,}; {VARIABLE}={width * height} raises it'
+                )
+            image.load()
+            return image
+    except Exception as error:  # of a damaged file decoders raise whatever comes
+        raise ValueError(one_line(error)) from error
+
+
+def _open(path: str | os.PathLike) -> 'Image.Image':
+    """Open an image whatever its size: Pillow's own limit says too little."""
+    from PIL import Image
+
+    with _LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _max_pixels() -> int:
+    text = os.environ.get(VARIABLE) or str(MAX_PIXELS)
+    if not text.isdigit():
+        raise UserError(f'{VARIABLE} must be a number of pixels, got {text!r}')
+    return int(text)

@@ -1,0 +1,87 @@
+"""`--cfg-options KEY=VALUE ...` of the tools and commands, with MMEngine's meaning."""
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mmmeta.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+class ConfigOptions(argparse.Action):
+    """MMEngine's `DictAction`, imported where the option is given.
+
+    What it cannot read is an error of usage.
+    """
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        from mmengine.config import DictAction
+
+        action = DictAction(self.option_strings, self.dest, self.nargs)
+        for text in values:
+            key, equals, _ = text.partition('=')
+            if not equals or not all(key.split('.')):
+                raise argparse.ArgumentError(
+                    self, f'expected KEY=VALUE, nested keys with dots, got {text!r}'
+                )
+            try:
+                action(parser, namespace, [text], option_string)
+            except (AssertionError, RecursionError) as error:
+                raise argparse.ArgumentError(
+                    self, f'the brackets of {text!r} do not match'
+                ) from error
+
+
+def merge_options(cfg: 'Config', options: Mapping[str, Any]) -> None:
+    """Replace settings of a config, by key with dots; new keys are added.
+
+    Raises:
+        UserError: A key leads into what has no such entries.
+    """
+    for key in options:
+        # What is deleted first may be of any kind.
+        if not any(k.endswith('._delete_') for k in options):
+            _check_key(cfg, key)
+    try:
+        cfg.merge_from_dict(dict(options))
+    except (AttributeError, KeyError, TypeError) as error:  # keys inside of each other
+        raise UserError(
+            f'--cfg-options {" ".join(options)}: {one_line(error)}'
+        ) from error
+
+
+def _check_key(cfg: 'Config', key: str) -> None:
+    """Follow a key through the config, as far as that has it."""
+    value: Any = cfg
+    names = key.split('.')
+    for i, name in enumerate(names):
+        where = '.'.join(names[:i])
+        if isinstance(value, list):
+            if not name.isdigit() or int(name) >= len(value):
+                raise UserError(
+                    f'--cfg-options {key}: {where} is a list of {len(value)}, expected '
+                    f'an index below that, got {name!r}'
+                )
+            if i == len(names) - 1 and not isinstance(value[int(name)], Mapping):
+                raise UserError(
+                    f'--cfg-options {key}: MMEngine replaces no entry of a list; give '
+                    f'the whole list, {where}=[...]'
+                )
+            value = value[int(name)]
+        elif i and not isinstance(value, Mapping):
+            raise UserError(
+                f'--cfg-options {key}: {where} is {value!r:.80}, which has no '
+                f'entry {name!r}; give all of it, {where}=...'
+            )
+        elif name not in value:
+            return
+        else:
+            value = value[name]

@@ -1,0 +1,103 @@
+"""What `mmmeta demo` shows is what the model says, whatever its classes are called."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import write_model
+
+from mmmeta.commands.demo.engine import Engine, Prediction
+from mmmeta.commands.demo.found import find_models, make_model
+
+gr = pytest.importorskip('gradio')
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.RandomState(0).randint(0, 256, (40, 48, 3), np.uint8)
+
+
+def predict(folder, image, task: str, classes: int, **options: object) -> Prediction:
+    model = make_model(*write_model(folder, task, classes, **options))
+    return Engine('cpu').predict(model, image)
+
+
+def test_scores_have_numbers_where_names_lack(tmp_path, image):
+    from mmmeta.commands.demo.drawing import scores
+
+    meta = dict(classes=('cat', 'cat', ''))
+    found = predict(tmp_path, image, 'classification', 5, meta=meta)
+    assert list(scores(found)) == ['cat (0)', 'cat (1)', '2', '3', '4']
+    assert list(scores(found).values()) == found.sample.pred_score.tolist()
+    meta = dict(classes=tuple('abcdef'))
+    found = predict(tmp_path, image, 'classification', 2, meta=meta)
+    assert list(scores(found)) == ['a', 'b']
+
+
+def test_scores_that_are_no_numbers_are_said(tmp_path, image):
+    from mmmeta.commands.demo.drawing import scores
+
+    def spoil(model: torch.nn.Module) -> None:
+        model.head.fc.bias.data[1] = float('nan')
+
+    found = predict(tmp_path, image, 'classification', 2, change=spoil)
+    with pytest.raises(ValueError, match='NaN or infinite among the scores'):
+        scores(found)
+
+
+@pytest.mark.parametrize('one_output', [False, True])
+def test_the_legend_has_numbers_where_names_lack(one_output, tmp_path, image):
+    from mmmeta.commands.demo.drawing import describe, draw
+
+    def last(model: torch.nn.Module) -> None:
+        model.decode_head.conv_seg.bias.data[-1] = 1000.0
+
+    extra = 'model["decode_head"].update(out_channels=1, threshold=0.5)\n'
+    meta = dict(classes=('circle',))
+    found = predict(
+        tmp_path,
+        image,
+        'segmentation',
+        2 if one_output else 7,
+        meta=meta,
+        change=last,
+        extra=extra if one_output else '',
+    )
+    assert f'</span>{1 if one_output else 6} 100.0 %' in describe(found, 0)
+    assert draw(found, 0).shape == (40, 48, 3)
+
+
+def test_objects_are_counted_where_they_cannot_be_drawn(tmp_path, image, monkeypatch):
+    from mmmeta.commands.demo import drawing
+    from mmmeta.commands.demo.page import Page
+
+    meta = dict(classes=('$a$\\x$',))
+    files = write_model(tmp_path, 'detection', 2, meta)
+    model = make_model(*files)
+    page = Page(Engine('cpu'), [model], list, [], False)
+    page.open()
+    monkeypatch.setattr('mmmeta.commands.demo.page.open_image', lambda path: image)
+    status, picture, _, summary, _ = page.run(model.key, None, 0)
+    assert picture.shape[2] == 3 and '<strong>8 objects</strong>' in summary
+    assert 'Model: ' in status
+
+    def fail(*_: object) -> None:
+        raise ValueError('no font')
+
+    monkeypatch.setattr(drawing, 'draw', fail)
+    status, picture, _, summary, again = page.run(model.key, None, 0)
+    assert 'Model: ' in status and picture is None and again is not None
+    assert '<strong>8 objects</strong>' in summary and 'no font' in summary
+
+
+def test_folders_that_are_half_there_are_no_obstacle(tmp_path):
+    for name in (b'a\xff', b'links'):
+        (tmp_path / 'w' / name.decode('utf-8', 'surrogateescape')).mkdir(parents=True)
+    odd = tmp_path / 'w' / 'a\udcff'
+    write_model(odd, 'classification', 2)
+    (tmp_path / 'w/links/config.py').symlink_to('nothing')
+    models, left_out = find_models(tmp_path / 'w')
+    assert [model.label for model in models] == [
+        'classification (a\\xff/classification.pth)'
+    ]
+    assert left_out == []
+    models[0].key.encode()
