@@ -155,9 +155,7 @@ class Predictor:
                     '', rgb, sample, draw_gt=False, pred_score_thr=score_thr
                 )
             else:
-                visualizer.add_datasample(
-                    '', rgb, sample, draw_gt=False, with_labels=_has_room(image)
-                )
+                visualizer.add_datasample('', rgb, drawable(sample), draw_gt=False)
         return visualizer.get_image()[..., ::-1]
 
 
@@ -170,9 +168,15 @@ def _num_seen(sample: Any, field: str) -> int:
     return int(found.max()) + 1 if found.numel() else 0
 
 
-def _has_room(image: 'np.ndarray') -> bool:
-    """Return whether the names of classes fit on a map, from 32 pixels on."""
-    return min(image.shape[:2]) >= 32
+def drawable(sample: Any) -> Any:
+    """Return a segmentor's data sample as MMSegmentation can draw it, of any size."""
+    from mmengine.structures import PixelData
+
+    # Of one pixel, NumPy would take a tensor's mask for an index.
+    indices = sample.pred_sem_seg.data.cpu().numpy().astype('int64')
+    shown = type(sample)()
+    shown.pred_sem_seg = PixelData(data=indices)
+    return shown
 
 
 def _say(text: str) -> None:

@@ -37,7 +37,7 @@ def test_scores_that_are_no_numbers_are_said(tmp_path, image):
     from mmmeta.commands.demo.drawing import scores
 
     def spoil(model: torch.nn.Module) -> None:
-        model.head.fc.bias.data[1] = float('nan')
+        model.head.fc.weight.data.fill_(3e38)
 
     found = predict(tmp_path, image, 'classification', 2, change=spoil)
     with pytest.raises(ValueError, match='NaN or infinite among the scores'):
@@ -64,6 +64,9 @@ def test_the_legend_has_numbers_where_names_lack(one_output, tmp_path, image):
     )
     assert f'</span>{1 if one_output else 6} 100.0 %' in describe(found, 0)
     assert draw(found, 0).shape == (40, 48, 3)
+    model = make_model(*(str(tmp_path / f'segmentation.{e}') for e in ('py', 'pth')))
+    pixel = Engine('cpu').predict(model, image[:1, :1])
+    assert draw(pixel, 0).shape == (1, 1, 3)
 
 
 def test_objects_are_counted_where_they_cannot_be_drawn(tmp_path, image, monkeypatch):

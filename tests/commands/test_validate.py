@@ -179,7 +179,7 @@ def test_links_and_odd_images_change_no_accuracy(
 
 def test_logits_that_are_no_numbers_are_wrong(data, checkpoint, tmp_path, capsys):
     state = torch.load(checkpoint)
-    state['head.fc.bias'][:] = float('nan')
+    state['head.fc.weight'][:] = 3e38
     torch.save(state, tmp_path / 'nan.pth')
     assert validate(ARCH, data, '--checkpoint', tmp_path / 'nan.pth', '--json') == 1
     out, err = capsys.readouterr()

@@ -14,6 +14,7 @@ from mmengine.visualization import Visualizer
 from mmmeta.commands.demo.engine import Prediction
 from mmmeta.errors import printable
 from mmmeta.hosts.libraries import OPACITY
+from mmmeta.hosts.predictor import drawable
 
 # Images smaller than this (in pixels) are enlarged before labels are drawn on them.
 MIN_SIDE = 640
@@ -54,7 +55,11 @@ def _draw_map(prediction: Prediction) -> np.ndarray:
     image = prediction.image[..., ::-1]
     # The page has a legend instead of labels on the picture.
     return _draw_sample(
-        SegLocalVisualizer(), prediction, image, prediction.sample, with_labels=False
+        SegLocalVisualizer(),
+        prediction,
+        image,
+        drawable(prediction.sample),
+        with_labels=False,
     )
 
 

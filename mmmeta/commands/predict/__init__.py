@@ -1,6 +1,6 @@
 """`mmmeta predict CONFIG CHECKPOINT INPUT...`: pictures and files of results.
 
-`inputs` lists the images, `writers` write the predictions.
+`inputs` lists the images, `writers` and `detections` write the predictions.
 """
 
 import argparse

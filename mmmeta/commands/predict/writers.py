@@ -1,15 +1,11 @@
-"""Predictions as files: COCO results, label maps, a table.
+"""Predictions as files: label maps, a table, and detections by `detections`.
 
 Each image's results are written before the next image is looked at, so that a run that
 ends early has lost nothing.
 """
 
 import io
-import json
-import math
-import os
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +14,9 @@ from mmmeta.commands.files import (
     check_files,
     csv_rows,
     make_folder,
-    replacing,
     write_whole,
 )
-from mmmeta.errors import UserError
+from mmmeta.commands.predict.detections import DetectionWriter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,222 +24,6 @@ if TYPE_CHECKING:
     from mmmeta.hosts.predictor import Predictor
 
 TOP = 5
-
-
-class DetectionWriter:
-    """Writes `detections.json` and `images.json` in COCO's formats.
-
-    The first is a list of results, the second defines their ids, so that
-    `COCO('images.json').loadRes('detections.json')` works. Images and categories
-    count from 1, or have the ids of an annotation file.
-
-    Until the end the results are in `detections.jsonl.part`: a line of JSON with the
-    categories, then one for each image, with its name.
-
-    Args:
-        out_dir: Where to write.
-        predictor: For the classes.
-        paths: Of all images.
-        names: Likewise, no two alike.
-        ann_file: A COCO annotation file to take the ids from. Default: None.
-
-    Raises:
-        UserError: The annotation file cannot be read, lacks an image or a class, or
-            has one id for two of them; or the files cannot be written.
-    """
-
-    def __init__(
-        self,
-        out_dir: Path,
-        predictor: 'Predictor',
-        paths: Sequence[Path],
-        names: Sequence[str],
-        ann_file: str | None = None,
-    ) -> None:
-        self.files = [out_dir / 'detections.json', out_dir / 'images.json']
-        check_files(self.files)
-        self.predictor = predictor
-        self.pred2dict = predictor.inferencer.pred2dict
-        self.category_ids: list[int] | None = None  # from 1
-        if ann_file is None:
-            self.image_ids = {name: i for i, name in enumerate(names, 1)}
-        else:
-            content = _read_annotations(ann_file)
-            self.image_ids = _image_ids(content, ann_file, paths, names)
-            self.category_ids = _category_ids(content, ann_file, predictor.classes)
-        self.lines = Lines(out_dir / 'detections.jsonl.part')
-        self.count = 0
-        self._write_line(dict(categories=self._categories()))
-
-    def _categories(self) -> list[dict[str, Any]]:
-        classes = self.predictor.classes
-        ids = self.category_ids or range(1, len(classes) + 1)
-        return [dict(id=i, name=n) for i, n in zip(ids, classes, strict=False)]
-
-    def _write_line(self, content: Mapping[str, Any]) -> None:
-        self.lines.write(json.dumps(content, allow_nan=False) + '\n')
-
-    def add(self, name: str, stem: str, image: 'np.ndarray', sample: Any) -> str | None:
-        """Add the detections on an image; `stem` is not used.
-
-        Returns:
-            What was left out, as no file of COCO's can have it; None for nothing.
-        """
-        found = self.pred2dict(sample)
-        detections, left_out = [], []
-        for i, (label, score) in enumerate(
-            zip(found['labels'], found['scores'], strict=True)
-        ):
-            x1, y1, x2, y2 = found['bboxes'][i]
-            if not all(map(math.isfinite, (x1, y1, x2, y2, score))):
-                left_out.append('NaN or infinite in box or score')
-                continue
-            category = self._category_id(label)
-            if category is None:
-                left_out.append(f'no class {label}')
-                continue
-            result = dict(
-                category_id=category, bbox=[x1, y1, x2 - x1, y2 - y1], score=score
-            )
-            if 'masks' in found:
-                result['segmentation'] = found['masks'][i]
-            detections.append(result)
-        height, width = image.shape[:2]
-        self._write_line(
-            dict(
-                id=self.image_ids[name],
-                file_name=name,
-                width=width,
-                height=height,
-                detections=detections,
-            )
-        )
-        self.count += 1
-        if not left_out:
-            return None
-        return (
-            f'{len(left_out)} of {len(found["labels"])} detections left out '
-            f'({", ".join(dict.fromkeys(left_out))})'
-        )
-
-    def _category_id(self, label: float) -> int | None:
-        if label != int(label) or label < 0:
-            return None
-        if self.category_ids is None:
-            return int(label) + 1
-        in_file = label < len(self.category_ids)
-        return self.category_ids[int(label)] if in_file else None
-
-    def kept(self) -> str:
-        """Say where the results are that were written so far."""
-        return f'{self.lines.path} has the detections of {self.count} images'
-
-    def close(self) -> dict[Path, str]:
-        """Make COCO's files of the lines; return what is in them."""
-        self.lines.close()
-        images, count = [], 0
-        with replacing(self.files[0]) as results, replacing(self.files[1]) as ids:
-            results.write(b'[')
-            for record in _records(self.lines.path):
-                for detection in record.pop('detections'):
-                    result = dict(image_id=record['id'], **detection)
-                    text = f'{", " if count else ""}{json.dumps(result)}'
-                    results.write(text.encode())
-                    count += 1
-                images.append(record)
-            results.write(b']\n')
-            content = dict(images=images, annotations=[], categories=self._categories())
-            ids.write(f'{json.dumps(content)}\n'.encode())
-        self.lines.path.unlink()
-        return {
-            self.files[0]: f'{count} detections',
-            self.files[1]: 'what their ids stand for',
-        }
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the images of the lines that a `DetectionWriter` wrote."""
-    with path.open() as file:
-        next(file)  # the categories
-        for line in file:
-            yield json.loads(line)
-
-
-# -- ids of an annotation file ----------------------------------------------------
-
-
-def _read_annotations(ann_file: str) -> dict[str, dict[Any, Any]]:
-    """Return the ids of images and classes in an annotation file, by name.
-
-    Raises:
-        UserError: It cannot be read, or has two things of one name.
-    """
-    try:
-        content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
-        pairs = {
-            'images': [(i['file_name'], i['id']) for i in content['images']],
-            'categories': [(c['name'], c['id']) for c in content['categories']],
-        }
-        ids = {key: dict(value) for key, value in pairs.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f'{ann_file} is not a COCO annotation file: {type(error).__name__}: {error}'
-        ) from error
-    for key, value in pairs.items():
-        _check_unique([name for name, _ in value], f'{ann_file}: {key} has')
-    return ids
-
-
-def _check_unique(names: Sequence[str], what: str) -> None:
-    name, number = next(iter(Counter(names).most_common(1)), ('', 0))
-    if number > 1:
-        raise UserError(
-            f'{what} {name!r} {number} times: --ann-file cannot tell them apart'
-        )
-
-
-def _image_ids(
-    content: Mapping[str, Mapping[str, int]],
-    ann_file: str,
-    paths: Sequence[Path],
-    names: Sequence[str],
-) -> dict[str, int]:
-    """Return the ids of the images, which the file may name with folders or without."""
-    ids: dict[str, int] = {}
-    owner: dict[int, str] = {}
-    missing = []
-    for path, name in zip(paths, names, strict=True):
-        parts = os.path.abspath(path).split('/')
-        ways = ('/'.join(parts[i:]) for i in range(len(parts)))
-        known = next((way for way in ways if way in content['images']), None)
-        if known is None:
-            missing.append(name)
-            continue
-        ids[name] = content['images'][known]
-        other = owner.setdefault(ids[name], name)
-        if other != name:
-            raise UserError(
-                f'{ann_file} has one id, {ids[name]}, for {other!r} and {name!r}; '
-                'expected file names that tell them apart, or one of them as input'
-            )
-    _check_missing(missing, ann_file)
-    return ids
-
-
-def _category_ids(
-    content: Mapping[str, Mapping[str, int]], ann_file: str, classes: Sequence[str]
-) -> list[int]:
-    _check_unique(classes, 'the model has the class')
-    _check_missing([n for n in classes if n not in content['categories']], ann_file)
-    return [content['categories'][name] for name in classes]
-
-
-def _check_missing(missing: Sequence[str], ann_file: str) -> None:
-    if missing:
-        raise UserError(f'{ann_file} has no {missing[0]!r} ({len(missing)} such)')
-
-
-# -- the other tasks --------------------------------------------------------------
 
 
 class SegmentationWriter:
