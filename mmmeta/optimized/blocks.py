@@ -60,6 +60,11 @@ class FusedConv(nn.Module):
             Default: None.
     """
 
+    weight: Tensor
+    bias: Tensor | None
+    star_scale: Tensor | None
+    star_bias: Tensor | None
+
     def __init__(
         self,
         conv: nn.Conv2d,
@@ -86,8 +91,8 @@ class FusedConv(nn.Module):
         self.geometry = ([*conv.padding], [*conv.stride], [1, 1], conv.groups)
         self.is_pointwise = is_pointwise(conv)
         self.act = act
-        self.register_buffer('star_scale', copied(star and star.scale))
-        self.register_buffer('star_bias', copied(star and star.bias))
+        self.register_buffer('star_scale', copied(star.scale if star else None))
+        self.register_buffer('star_bias', copied(star.bias if star else None))
         self._packed: tuple[Any, Tensor | None] = None, None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,7 +103,7 @@ class FusedConv(nn.Module):
         else:
             kernel = self._kernel(x)
             y = onednn.convolve(x, kernel, self.bias, self.geometry, self.act)
-        if self.star_scale is None:
+        if self.star_scale is None or self.star_bias is None:
             return y
         y = y.relu_()
         scale = self.star_scale.item()
@@ -112,9 +117,9 @@ class FusedConv(nn.Module):
     # Key and weight are replaced together, so concurrent threads see a matching pair.
     def _matrix(self) -> Tensor:
         key, packed = self._packed
-        if packed is None or key != self._version():
+        if packed is None or key != self._state():
             packed = onednn.pack_pointwise(self.weight)
-            self._packed = self._version(), packed
+            self._packed = self._state(), packed
         return packed
 
     def _kernel(self, x: Tensor) -> Tensor:
@@ -125,7 +130,7 @@ class FusedConv(nn.Module):
         for another one.
         """
         key, packed = self._packed
-        wanted = *self._version(), *x.shape
+        wanted = *self._state(), *x.shape
         if key != wanted:
             self._packed = wanted, None
             return self.weight
@@ -134,7 +139,8 @@ class FusedConv(nn.Module):
             self._packed = wanted, packed
         return packed
 
-    def _version(self) -> tuple[int, int, torch.dtype]:
+    # Not `_version`: PyTorch has that, and puts it into every state dict.
+    def _state(self) -> tuple[int, int, torch.dtype]:
         w = self.weight
         return w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype
 
@@ -160,6 +166,9 @@ class FusedConv(nn.Module):
 
 class MixedBranch(nn.Module):
     """`res_scale * x + layer_scale * mixer(norm(x))`, for any mixer."""
+
+    res_scale: Tensor | None
+    layer_scale: Tensor | None
 
     def __init__(
         self,
@@ -197,6 +206,8 @@ class MixedBranch(nn.Module):
 class MlpBranch(nn.Module):
     """`res_scale * x + layer_scale * mlp(norm(x))`."""
 
+    res_scale: Tensor | None
+
     def __init__(
         self,
         norm: nn.Module,
@@ -229,7 +240,7 @@ class FusedBlock(nn.Module):
 
     def __init__(self, block: MetaFormerBlock) -> None:
         super().__init__()
-        self.pos_embed = None
+        self.pos_embed: FusedConv | None = None
         if block.pos_embed is not None:
             self.pos_embed = FusedConv(block.pos_embed)
             self.pos_embed.weight[:, :, 1, 1] += 1  # the shortcut
@@ -312,7 +323,9 @@ def split_norm(
         behind: The convolution after the norm to fold it into; if None, it is folded
             into the one before. If it is not pointwise, nothing is folded.
     """
-    if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
+    if not isinstance(norm, _BatchNorm):
+        return norm, None
+    if norm.running_mean is None or norm.running_var is None:
         return norm, None
     if behind is not None and not is_pointwise(behind):
         return norm, None
@@ -332,4 +345,4 @@ def copied(x: Tensor | None) -> Tensor | None:
 
 def channelwise(x: Tensor | None) -> Tensor | None:
     """Return a copy of (C,) as (C, 1, 1), for maps, or None for None."""
-    return None if x is None else copied(x).view(-1, 1, 1)
+    return None if x is None else x.detach().clone().view(-1, 1, 1)

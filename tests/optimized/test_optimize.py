@@ -1,6 +1,7 @@
 """`mmmeta.optimize`: the same outputs, whatever is folded."""
 
 import copy
+import io
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -338,6 +339,14 @@ def test_other_states(family):
         mmmeta.optimize(copy.deepcopy(model).double(), backend='onednn')
     exact = mmmeta.optimize(copy.deepcopy(model).double(), dtype=torch.float32)
     assert worst(exact(X), expected) < 1e-4
+
+
+def test_a_state_dict_is_read_back_safely():
+    fast = mmmeta.optimize(build('ConvFormer'), backend='onednn')
+    file = io.BytesIO()
+    torch.save(fast.state_dict(), file)
+    file.seek(0)
+    fast.load_state_dict(torch.load(file, weights_only=True))
 
 
 @pytest.mark.parametrize('where', ['weights', 'images'])
