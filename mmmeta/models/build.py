@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.model import BaseModule
 from timm.layers import trunc_normal_
 from torch import nn
 
@@ -62,7 +63,7 @@ def create_model(
         load_classifier(model, checkpoint, new_head=num_classes is not None)
     # A Runner calls init_weights() again, which would re-initialize the head.
     for module in model.modules():
-        if hasattr(module, 'is_init'):
+        if isinstance(module, BaseModule):
             module.is_init = True
     return model
 

@@ -111,9 +111,9 @@ def residual(
         overwrite: Whether `branch` may be overwritten.
     """
     out = branch if overwrite and branch.shape == x.shape else None
-    if res_scale is None and layer_scale is None:
-        return torch.add(x, branch, out=out)
     if layer_scale is None:
+        if res_scale is None:
+            return torch.add(x, branch, out=out)
         return torch.addcmul(branch, x, res_scale.view(-1, 1, 1), out=out)
     if res_scale is not None:
         x = x * res_scale.view(-1, 1, 1)

@@ -46,6 +46,12 @@ class MetaFormerBlock(nn.Module):
             keeping them. Default: False.
     """
 
+    # What `register_parameter` adds.
+    layer_scale1: Tensor | None
+    layer_scale2: Tensor | None
+    res_scale1: Tensor | None
+    res_scale2: Tensor | None
+
     def __init__(
         self,
         arch: Arch,
@@ -186,6 +192,7 @@ class MetaFormer(Backbone):
 
     family = 'MetaFormer'
     base: Mapping[str, Any] = {}
+    arch: Arch
     archs: Mapping[str, Arch] = ARCHS
 
     def __init__(
@@ -272,7 +279,7 @@ class MetaFormer(Backbone):
 
     def reset_parameters(self) -> None:
         """Initialize the weights as the reference does (`Arch.init`)."""
-        blocks = [block for stage in self.stages for block in stage.blocks]
+        blocks = [m for m in self.modules() if isinstance(m, MetaFormerBlock)]
         roots: dict[str, list[nn.Module]] = {
             'mlp': [block.mlp for block in blocks],
             'attention': [

@@ -29,7 +29,8 @@ class MetaFormerNeck(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.out_dim = dim if ratio is None else int(dim * ratio)
-        self.fc1 = self.mlp_norm = None
+        self.fc1: nn.Linear | None = None
+        self.mlp_norm: nn.LayerNorm | None = None
         if ratio is not None:
             self.fc1 = nn.Linear(dim, self.out_dim)
             trunc_normal_(self.fc1.weight, std=0.02)
@@ -40,6 +41,6 @@ class MetaFormerNeck(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor]:
         """Return a vector (B, out_dim) for the last map (B, C, H, W), in a tuple."""
         x = self.norm(maps[-1].mean((2, 3)))
-        if self.fc1 is not None:
+        if self.fc1 is not None and self.mlp_norm is not None:
             x = self.mlp_norm(F.relu(self.fc1(x)).square())
         return (self.dropout(x),)

@@ -91,6 +91,8 @@ class RandomMixing(nn.Module):
             (stage 3 of 800x1344). Default: 'window'.
     """
 
+    random_matrix: Tensor
+
     def __init__(self, dim: int, size: int = 14, resize: str = 'window') -> None:
         super().__init__()
         if resize not in ('window', 'resample'):

@@ -116,13 +116,14 @@ def has_hooks(root: nn.Module) -> bool:
 
 def is_hooked(module: nn.Module) -> bool:
     """Whether a module has hooks or overrides class attributes (`m.forward = ...`)."""
+    kind: type = type(module)
     own = module.__dict__
     return bool(
         own['_forward_hooks']
         or own['_forward_pre_hooks']
         or own['_backward_hooks']
         or own['_backward_pre_hooks']
-        or not own.keys().isdisjoint(_class_names(type(module)))
+        or not own.keys().isdisjoint(_class_names(kind))
     )
 
 
@@ -138,11 +139,12 @@ def _is_plain(t: Tensor, like: Tensor) -> bool:
 
 def _methods(kind: type[nn.Module]) -> tuple:
     convolve = getattr(kind, '_conv_forward', None)
-    return kind.forward, kind.__base__.forward, kind.__call__, kind._call_impl, convolve
+    above = getattr(kind.__base__, 'forward', None)
+    return kind.forward, above, kind.__call__, kind._call_impl, convolve
 
 
 @functools.cache
-def _class_names(kind: type[nn.Module]) -> frozenset[str]:
+def _class_names(kind: type) -> frozenset[str]:
     return frozenset(dir(kind))
 
 

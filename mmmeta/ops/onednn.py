@@ -36,7 +36,7 @@ def _dtypes(exact: bool) -> tuple[torch.dtype, ...]:
 
 def is_available() -> bool:
     """Whether the operators work and the user has not disabled oneDNN."""
-    return bool(dtypes()) and torch.backends.mkldnn.enabled
+    return bool(dtypes()) and bool(torch.backends.mkldnn.enabled)
 
 
 def multiplies_exactly() -> bool:

@@ -85,15 +85,17 @@ class OpenVinoBackbone:
                 "one: use backend='onednn', or allow more cores (taskset, cgroups)"
             )
         self._openvino = require('openvino', 'openvino', "optimize(backend='openvino')")
+        # The default is bfloat16 if the CPU supports it.
+        self._precision = 'bf16' if dtype == torch.bfloat16 else 'f32'
         self._options = {
             'PERFORMANCE_HINT': 'LATENCY',
             'INFERENCE_NUM_THREADS': torch.get_num_threads(),
-            # The default is bfloat16 if the CPU supports it.
-            'INFERENCE_PRECISION_HINT': 'bf16' if dtype == torch.bfloat16 else 'f32',
+            'INFERENCE_PRECISION_HINT': self._precision,
         }
         self._channels_last = strides_are_read()
         self._small = self._convert(backbone.float())
-        self._large = self._convert(_norms_by_means(backbone))
+        _take_means(backbone)
+        self._large = self._convert(backbone)
         channels = backbone.in_channels
         self._any = self._compile(self._large, [-1, channels, -1, -1])
         self._lock = threading.Lock()
@@ -149,7 +151,7 @@ class OpenVinoBackbone:
 
     def _agree(self, array: np.ndarray, request: Any) -> bool:
         """Whether the requests for one shape and for any shape agree."""
-        allowed = TOLERANCES[self._options['INFERENCE_PRECISION_HINT']]
+        allowed = TOLERANCES[self._precision]
         pairs = zip(
             self._infer(request, array), self._infer(self._any, array), strict=True
         )
@@ -175,10 +177,10 @@ class OpenVinoBackbone:
         return compiled.create_infer_request()
 
 
-def _norms_by_means(model: nn.Module) -> nn.Module:
+def _take_means(model: nn.Module) -> None:
+    """Put `NormByMeans` in the place of each norm of a whole map."""
     for name, child in model.named_children():
         if type(child) is MapLayerNorm:
             setattr(model, name, NormByMeans(child))
         else:
-            _norms_by_means(child)
-    return model
+            _take_means(child)

@@ -3,20 +3,26 @@
 import copy
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch._inductor.config
 from torch import Tensor, nn
 
 from mmmeta.errors import UserError, one_line
-from mmmeta.models.metaformer import MetaFormer, MetaFormerStage, check_images
+from mmmeta.models.metaformer import (
+    MetaFormer,
+    MetaFormerBlock,
+    MetaFormerStage,
+    check_images,
+)
 from mmmeta.ops import guards, onednn
 from mmmeta.ops.layout import strides_are_read
 from mmmeta.optimized.blocks import FusedBlock, fuse_downsample, is_foldable
 from mmmeta.optimized.openvino import OpenVinoBackbone
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
+Model = TypeVar('Model', bound=nn.Module)
 # Tolerances between an optimized model and the plain one, in standard deviations.
 TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.05}
 GPU_TOLERANCE = 0.05  # for float32 on a GPU, where TF32 may round products
@@ -151,7 +157,7 @@ def _build(name: str, backbone: MetaFormer, dtype: torch.dtype) -> OptimizedBack
     return fast
 
 
-def _copy(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+def _copy(model: Model, memo: dict[int, Any] | None = None) -> Model:
     """Return a deep copy for inference, including weights computed by a hook."""
     memo = {} if memo is None else memo
     for module in model.modules():
@@ -267,7 +273,7 @@ def _to_onednn(backbone: MetaFormer, dtype: torch.dtype) -> nn.Module:
         else:
             kept.append(f'stages.{i}.downsample')
         for j, block in enumerate(stage.blocks):
-            if is_foldable(block, like):
+            if isinstance(block, MetaFormerBlock) and is_foldable(block, like):
                 stage.blocks[j] = FusedBlock(block)
             else:
                 kept.append(f'stages.{i}.blocks.{j}')

@@ -15,8 +15,11 @@ STEMS = ('stages.0.downsample.conv.weight', 'stages.0.downsample.conv1.weight')
 class Sizes(Protocol):
     """The part of an arch that determines weights: blocks and channels per stage."""
 
-    depths: Sequence[int]
-    dims: Sequence[int]
+    @property
+    def depths(self) -> Sequence[int]: ...
+
+    @property
+    def dims(self) -> Sequence[int]: ...
 
 
 class HasSizes(Protocol):

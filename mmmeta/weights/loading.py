@@ -5,7 +5,7 @@ Backbones derive from `Backbone` to be loaded this way.
 
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,9 @@ class Backbone(BaseModule):
     arch: Sizes
     archs: Mapping[str, Sizes]
     in_channels: int
+    # MMEngine's, which has no types.
+    init_cfg: Mapping | Sequence[Mapping] | None
+    is_init: bool
 
     def init_weights(self) -> None:
         """Initialize according to `init_cfg`; 'Pretrained' loads strictly.
@@ -134,7 +137,7 @@ def _marked_not_strict(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
     marked = OrderedDict(state_dict)
     metadata = dict(getattr(state_dict, '_metadata', None) or {})
     metadata[''] = {**metadata.get('', {}), _NOT_STRICT: True}
-    marked._metadata = metadata
+    marked._metadata = metadata  # type: ignore[attr-defined]  # PyTorch's place for it
     return marked
 
 
@@ -234,7 +237,9 @@ def load_classifier(
 
     Raises:
         CheckpointError: As for `load_backbone`, and for a different number of classes.
+        TypeError: The model holds no MetaFormer, or more than one.
     """
+    _, module = find_backbone(model)
     parsed, where = _read(checkpoint, None, map_location)
     full = model.state_dict()
     inside, rest = _split_model(full, 'backbone.')
@@ -257,9 +262,9 @@ def load_classifier(
         rest = {k: v for k, v in rest.items() if not k.startswith('head.fc.')}
         outer = {k: v for k, v in outer.items() if not k.startswith('head.fc.')}
     backbone = compare_backbone(
-        inside, parsed.backbone, _in_channels(model.backbone), new_norm=not has_head
+        inside, parsed.backbone, _in_channels(module), new_norm=not has_head
     )
-    hints = hints_for(model.backbone, parsed.backbone, backbone)
+    hints = hints_for(module, parsed.backbone, backbone)
     backbone = _prefixed(backbone, 'backbone.')
     head = compare_rest(rest, outer) if has_head else Comparison(kept=list(rest))
     names = {**parsed.names, **{f'backbone.{k}': v for k, v in parsed.names.items()}}

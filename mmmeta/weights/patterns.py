@@ -173,8 +173,14 @@ class Layout:
         Raises:
             CheckpointError: Keys without a row, or two keys with the same name.
         """
-        found = {key: self.find(key) for key in keys}
-        misfits = [key for key, pair in found.items() if pair is None]
+        found: dict[str, tuple[str, Row]] = {}
+        misfits = []
+        for key in keys:
+            pair = self.find(key)
+            if pair is None:
+                misfits.append(key)
+            else:
+                found[key] = pair
         if misfits:
             raise CheckpointError(
                 f'layout {self.name!r} has no keys like {first_few(misfits)}'
@@ -194,14 +200,14 @@ class Layout:
             raise CheckpointError(
                 f'layout {self.name!r} cannot represent a model without {self.needs}'
             )
-        found, misfits = {}, []
+        found: dict[str, tuple[str, Row]] = {}
         for key in keys:
-            pairs = ((row.to_official(key, keys), row) for row in self.rows)
-            pair = next((pair for pair in pairs if pair[0] is not None), None)
-            if pair is None:
-                misfits.append(key)
-            else:
-                found[key] = pair
+            for row in self.rows:
+                official = row.to_official(key, keys)
+                if official is not None:
+                    found[key] = official, row
+                    break
+        misfits = [key for key in keys if key not in found]
         if misfits:
             raise CheckpointError(
                 f'layout {self.name!r} cannot represent {first_few(misfits)}'

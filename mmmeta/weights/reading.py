@@ -202,7 +202,7 @@ def safe_globals(
     import numpy as np
 
     core = getattr(np, '_core', None) or np.core
-    numpy = [np.ndarray, np.dtype]
+    numpy: list[Callable | tuple[Callable, str]] = [np.ndarray, np.dtype]
     for function in (core.multiarray._reconstruct, core.multiarray.scalar):
         numpy += [
             (function, f'{package}.multiarray.{function.__name__}')

@@ -82,7 +82,9 @@ def parse(state: Mapping[str, Tensor], prefix: str | None = None) -> Parsed:
     """
     keys, outer_keys, contained = _split(state, prefix)
     layout = recognize(keys, contained)
-    backbone, outer, names = {}, {}, {}
+    backbone: dict[str, Tensor] = {}
+    outer: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
     for key, (own, row) in layout.to_own(keys).items():
         side = outer if own.startswith(CLASSIFIER_PARTS) else backbone
         side[own] = _as_own(state[keys[key]], row)

@@ -236,13 +236,13 @@ def _uniformer() -> Iterator[Published]:
     for size, (params, macs, top1, drive) in UNIFORMER.items():
         file = f'uniformer_{size}_in1k.pth'
         if drive:
-            sources = (Source(_DRIVE.format(drive), manual=True),)
+            sources = [Source(_DRIVE.format(drive), manual=True)]
         else:
-            sources = (Source(_SENSEX + file), *[_SMALL_COPY] * (size == 'small'))
+            sources = [Source(_SENSEX + file), *[_SMALL_COPY] * (size == 'small')]
         yield Published(
             f'uniformer_{size}',
             'sensex_in1k',
-            sources,
+            tuple(sources),
             'Sense-X/UniFormer',
             file,
             top1,
