@@ -9,12 +9,22 @@ imported; compiled operators are found first. MMMETA_MMCV_OPS=0 disables it.
 import os
 import sys
 
+TYPE_CHECKING = False  # as in `typing`, whose import takes time
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
 
 class Finder:
     """A meta path finder (PEP 451) for one module."""
 
     @staticmethod
-    def find_spec(name, path=None, target=None):
+    def find_spec(
+        name: str,
+        path: 'Sequence[str] | None' = None,
+        target: 'ModuleType | None' = None,
+    ) -> 'ModuleSpec | None':
         """Return the spec of the replacement for `mmcv._ext`, else None."""
         if name != 'mmcv._ext' or os.environ.get('MMMETA_MMCV_OPS') == '0':
             return None
@@ -29,7 +39,7 @@ class Finder:
         )
 
 
-def install():
+def install() -> None:
     """Append the finder to the path finders, once."""
     if Finder not in sys.meta_path:
         sys.meta_path.append(Finder)

@@ -79,15 +79,15 @@ class Instances:
         image = {'height': height, 'width': width, 'file_name': file_name}
         self.images.append({'id': len(self.images) + 1, 'license': 1, **image})
         for mask, label in zip(scene.masks, scene.labels, strict=True):
-            box = cv2.boundingRect(mask.astype(np.uint8))
+            x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
             annotation = {
                 'id': len(self.annotations) + 1,
                 'image_id': len(self.images),
                 'category_id': int(label) + 1,
-                'bbox': [float(value) for value in box],
+                'bbox': [float(value) for value in (x, y, w, h)],
                 'area': float(mask.sum()),
                 'iscrowd': 0,
-                'segmentation': segmentation(mask, box),
+                'segmentation': segmentation(mask, (x, y, w, h)),
             }
             self.annotations.append(annotation)
 

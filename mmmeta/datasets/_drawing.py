@@ -75,7 +75,7 @@ def rasterize(rng: np.random.Generator, name: str, area: float) -> np.ndarray:
         np.round(((p - low) * SUPERSAMPLE - 0.5) * 16).astype(np.int32)
         for p in polygons
     ]
-    cv2.fillPoly(canvas, corners, 255, shift=4)
+    cv2.fillPoly(canvas, corners, (255,), shift=4)
     alpha = cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA)
     return alpha.astype(np.float32) / 255
 
@@ -110,8 +110,8 @@ def _wave(
 ) -> np.ndarray:
     """A sine wave in [-1, 1] across the given direction, bent by noise."""
     y, x = np.ogrid[:height, :width]
-    phase = (x * math.cos(angle) + y * math.sin(angle)) / period
-    phase = phase.astype(np.float32) + np.float32(rng.random())
+    slope = (x * math.cos(angle) + y * math.sin(angle)) / period
+    phase = slope.astype(np.float32) + np.float32(rng.random())
     if bend:
         phase += bend * smooth_noise(rng, height, width, 60)
     return np.sin(phase * np.float32(2 * math.pi))
@@ -124,14 +124,14 @@ def _stripes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         width,
         rng.uniform(0, math.pi),
         rng.uniform(7, 36),
-        rng.choice([0.0, 0.6, 1.5]),
+        rng.choice(np.array([0.0, 0.6, 1.5])),
     )
     return np.clip(wave * rng.uniform(0.5, 2.5) + 0.5, 0, 1)
 
 
 def _checkers(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     angle, period = rng.uniform(0, math.pi), rng.uniform(14, 44)
-    bend = rng.choice([0.0, 0.8])
+    bend = rng.choice(np.array([0.0, 0.8]))
     wave = _wave(rng, height, width, angle, period, bend) * _wave(
         rng, height, width, angle + math.pi / 2, period, bend
     )

@@ -21,7 +21,7 @@ CLASSES: tuple[str, ...] = ('circle', 'cross', 'ring', 'square', 'star', 'triang
 
 # The color, BGR, that a class tends to: as with things in photographs, color tells
 # something about the class, and shape the rest.
-CLASS_COLORS = np.float32(
+CLASS_COLORS = np.array(
     [
         (60, 60, 215),  # circle: red
         (210, 90, 50),  # cross: blue
@@ -29,7 +29,8 @@ CLASS_COLORS = np.float32(
         (45, 205, 225),  # square: yellow
         (190, 60, 165),  # star: purple
         (215, 215, 80),  # triangle: cyan
-    ]
+    ],
+    np.float32,
 )
 # Share of a color that is the class's, drawn for each instance.
 CLASS_SHARE = (0.1, 0.9)
@@ -42,7 +43,7 @@ MIN_PLACED, MIN_VISIBLE_AREA = 2, 60
 MAX_COVER = 0.25
 # Weights of blue, green and red in the distance of two colors (the eye is
 # least sensitive to blue), and the least distance at a shape's outline.
-COLOR_WEIGHTS = np.float32([0.6, 1.2, 1.0])
+COLOR_WEIGHTS = np.array([0.6, 1.2, 1.0], np.float32)
 MIN_CONTRAST = 90.0
 
 
@@ -148,8 +149,8 @@ def _layout(
     """
     owner = np.full((size, size), -1)
     placed: list[_Instance] = []
-    visible = np.zeros(0, np.int64)
-    needed = np.zeros(0)
+    visible: np.ndarray = np.zeros(0, np.int64)
+    needed: np.ndarray = np.zeros(0)
     for area in _draw_areas(rng, size, contents):
         label = int(rng.integers(len(CLASSES)))
         alpha = rasterize(rng, CLASSES[label], area)
@@ -209,15 +210,15 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     size = len(image)
     light = smooth_noise(rng, size, size, size / 1.5)
     light = 1.0 + rng.uniform(0.1, 0.5) * (light - 0.6)
-    image = cv2.GaussianBlur(
+    blurred: np.ndarray = cv2.GaussianBlur(
         image * cv2.merge([light] * 3), (5, 5), rng.uniform(0.45, 0.9)
     )
     # The sum of two uniform bytes is near enough to normal noise, and ten
     # times faster; its standard deviation is 104.
-    grain = rng.integers(0, 256, (2, *image.shape), dtype=np.uint8)
-    grain = cv2.add(grain[0], grain[1], dtype=cv2.CV_32F) - 255
-    image += np.float32(rng.uniform(2, 8) / 104) * grain
-    return np.clip(np.rint(image, out=image), 0, 255).astype(np.uint8)
+    pair = rng.integers(0, 256, (2, *blurred.shape), dtype=np.uint8)
+    grain = cv2.add(pair[0], pair[1], dtype=cv2.CV_32F) - 255
+    blurred += np.float32(rng.uniform(2, 8) / 104) * grain
+    return np.clip(np.rint(blurred, out=blurred), 0, 255).astype(np.uint8)
 
 
 def make_scene(rng: np.random.Generator, size: int = 256, easy: bool = False) -> Scene:

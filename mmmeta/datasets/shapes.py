@@ -56,7 +56,7 @@ def _write_image(path: Path, image: np.ndarray, *options: int) -> None:
     done, data = cv2.imencode(path.suffix, image, options)
     if not done:
         raise OSError(f'OpenCV could not encode {path.name}')
-    path.write_bytes(data)
+    path.write_bytes(data.tobytes())
 
 
 def _write_json(path: Path, content: dict) -> None:
@@ -76,7 +76,7 @@ def _write_scene(root: Path, split: str, stem: str, scene: Scene) -> None:
     image = root / 'images' / split / f'{stem}.jpg'
     _write_image(image, scene.image, cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
     _write_image(root / 'semantic' / split / f'{stem}.png', _semantic_map(scene))
-    main = CLASSES[scene.labels[scene.masks.sum((1, 2)).argmax()]]
+    main = CLASSES[scene.labels[np.argmax(scene.masks.sum((1, 2)))]]
     _link(image, root / 'classes' / split / main / image.name)
 
 

@@ -161,7 +161,7 @@ def set_tta(cfg: 'Config') -> None:
     if not (cfg.get('tta_model') and cfg.get('tta_pipeline')):
         raise UserError('--tta needs tta_model and tta_pipeline in the config')
     for dataset in _dataset_cfgs(cfg.test_dataloader.dataset):
-        dataset.pipeline = cfg.tta_pipeline
+        dataset['pipeline'] = cfg.tta_pipeline
     cfg.model = dict(cfg.tta_model, module=cfg.model)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -57,7 +58,9 @@ class TimeLeftHook(Hook):
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         self.validation = time.perf_counter() - self.began
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, *_, **__) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, *_: Any, **__: Any
+    ) -> None:
         done = runner.iter + 1
         now = time.perf_counter()
         if done - self.start < FIRST or now - self.said < self.every:

@@ -399,9 +399,9 @@ def ms_deform_attn_backward(
     """Add the gradients of values, locations and weights to the given tensors."""
     inputs = [value, sampling_locations, attention_weights]
     with torch.enable_grad():
-        value, *rest = inputs = [x.detach().requires_grad_() for x in inputs]
+        value, places, weights = inputs = [x.detach().requires_grad_() for x in inputs]
         levels = value_spatial_shapes, value_level_start_index
-        output = ms_deform_attn_forward(value, *levels, *rest, im2col_step)
+        output = ms_deform_attn_forward(value, *levels, places, weights, im2col_step)
     targets = grad_value, grad_sampling_loc, grad_attn_weight
     grads = torch.autograd.grad(output, inputs, grad_output)
     for target, grad in zip(targets, grads, strict=True):
@@ -571,7 +571,8 @@ def carafe_backward(
     grad_output: Tensor, kept: Tensor, masks: Tensor, *outputs: Tensor, **sizes: int
 ) -> None:
     """Apply `carafe_naive_backward` to the last two outputs."""
-    carafe_naive_backward(grad_output, kept, masks, *outputs[-2:], **sizes)
+    grad_features, grad_masks = outputs[-2:]
+    carafe_naive_backward(grad_output, kept, masks, grad_features, grad_masks, **sizes)
 
 
 def masked_im2col_forward(

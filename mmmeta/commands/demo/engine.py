@@ -65,40 +65,41 @@ class Engine:
             return self._predict(model, image)
 
     def _predict(self, model: Model, image: np.ndarray) -> Prediction:
-        self._load(model)
-        batch = self._predictor.prepare([image])
+        predictor = self._load(model)
+        batch = predictor.prepare([image])
         shape = batch['inputs'][0].shape
         if shape not in self._warm:
-            self._forward(batch)
+            self._forward(predictor, batch)
             self._warm.add(shape)
         start = time.perf_counter()
-        sample = self._forward(batch)
+        sample = self._forward(predictor, batch)
         seconds = time.perf_counter() - start
         return Prediction(
             model.task,
             image,
             sample.cpu(),
-            self._predictor.classes,
-            self._predictor.palette,
+            predictor.classes,
+            predictor.palette,
             seconds,
             self.device,
             tuple(shape[-2:]),
         )
 
-    def _forward(self, batch: dict) -> Any:
+    def _forward(self, predictor: Predictor, batch: dict) -> Any:
         """Return the data sample of a batch of one, after synchronizing the device."""
-        (sample,) = self._predictor.forward(batch)
+        (sample,) = predictor.forward(batch)
         if self.device.startswith('cuda'):
             torch.cuda.synchronize(self.device)
         return sample
 
-    def _load(self, model: Model) -> None:
-        if model == self._model:
-            return
+    def _load(self, model: Model) -> Predictor:
+        if self._predictor is not None and model == self._model:
+            return self._predictor
         # Free the old one first: memory may not suffice for two.
         self._model = self._predictor = None
         self._warm.clear()
         if self.device.startswith('cuda'):
             torch.cuda.empty_cache()
-        self._predictor = build_predictor(model.config, model.checkpoint, self.device)
-        self._model = model
+        predictor = build_predictor(model.config, model.checkpoint, self.device)
+        self._model, self._predictor = model, predictor
+        return predictor

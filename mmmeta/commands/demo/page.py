@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from html import escape
+from typing import Literal
 
 import gradio as gr
 import numpy as np
@@ -47,7 +48,7 @@ def note(text: str, error: bool = False) -> str:
     return f'<p class="note{kind}" role="{role}">{text}</p>'
 
 
-def shown(yes: bool) -> bool | str:
+def shown(yes: bool) -> Literal[True, 'hidden']:
     """Return `visible` for Gradio; components with False may not reappear."""
     return True if yes else 'hidden'
 
@@ -161,21 +162,20 @@ class Page:
         self.prediction = gr.State()
 
     def _connect(self, blocks: gr.Blocks) -> None:
-        # Gradio's queue shares one stream of results among all events, and loses
-        # results of events that arrive while the stream is closing.
-        at_once = dict(queue=False)
+        # No `queue`: Gradio's queue shares one stream of results among all events, and
+        # loses results of events that arrive while the stream is closing.
         results = [self.status, self.picture, self.top, self.summary, self.prediction]
         blocks.load(
             self.open,
             None,
             [self.task, self.model, self.hint, self.button],
-            **at_once,
+            queue=False,
         )
         self.task.input(
             self.choose_task,
             self.task,
             [self.model, self.hint, self.button],
-            **at_once,
+            queue=False,
         )
         gr.on(
             [self.model.change, self.image.change],
@@ -183,7 +183,7 @@ class Page:
             self.model,
             [*results, self.threshold],
             show_progress='hidden',
-            **at_once,
+            queue=False,
         )
         self.button.click(
             self.run,
@@ -191,7 +191,7 @@ class Page:
             results,
             show_progress_on=[self.picture, self.top],
             preprocess=False,  # it would raise for broken files, before `run`
-            **at_once,
+            queue=False,
         )
         self.threshold.change(
             self.redraw,
@@ -199,14 +199,14 @@ class Page:
             [self.picture, self.summary],
             show_progress='hidden',
             trigger_mode='always_last',
-            **at_once,
+            queue=False,
         )
         if self.may_add:
             self.add.click(
                 self.add_model,
                 [self.config, self.checkpoint],
                 [self.status, self.task, self.model, self.hint, self.button],
-                **at_once,
+                queue=False,
             )
 
     def open(self) -> list:
@@ -268,7 +268,7 @@ class Page:
     def run(self, key: str | None, file: dict | None, threshold: float) -> list:
         """Run the model, and show its predictions or an error."""
         try:
-            image = open_image(file and file['path'])
+            image = open_image(file['path'] if file else None)
             prediction = self.engine.predict(self._chosen(key), image)
             status = note(drawing.timing(prediction))
             if prediction.task == 'classification':

@@ -59,8 +59,8 @@ def operators() -> dict:
 
     devices = ['cpu', 'cuda'] if torch.cuda.is_available() else ['cpu']
     for device in devices:
-        boxes = [[0.0, 0, 9, 9], [0.0, 0, 9, 8], [20.0, 20, 30, 30]]
-        boxes = torch.tensor(boxes, device=device)
+        corners = [[0.0, 0, 9, 9], [0.0, 0, 9, 8], [20.0, 20, 30, 30]]
+        boxes = torch.tensor(corners, device=device)
         scores = torch.tensor([0.9, 0.8, 0.7], device=device)
         kept = nms(boxes, scores, 0.5)[1].tolist()
         if kept != [0, 2]:

@@ -97,7 +97,7 @@ class Subject:
 
     title: str
     scores_for: Callable[[View], nn.Module]
-    layer: nn.Module
+    layer: nn.Module | None
     prepare: Callable[[np.ndarray], View]
     classes: Sequence[str] | None = None
     dense: bool = False

@@ -6,7 +6,7 @@ class if a model has many.
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,11 +15,16 @@ from torch import Tensor, nn
 from mmmeta.archs.families import ARCHS
 from mmmeta.commands.explain.maps import Crop, Subject, View
 from mmmeta.errors import UserError, one_line
+from mmmeta.hosts.classes import num_outputs
 from mmmeta.hosts.predictor import Predictor, build_predictor, hush
 from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.locate import locate
 from mmmeta.weights.reading import read_state_dict
 from mmmeta.weights.zoo import ZOO, find, nearest
+
+if TYPE_CHECKING:
+    from mmdet.models import BaseDetector
+    from mmseg.models import BaseSegmentor
 
 TIMM = 'timm:'
 # Names of the last stage in ResNet, RegNet, ConvNeXt and MetaFormer, Swin, transformers
@@ -89,7 +94,7 @@ def _build_own(name: str, checkpoint: str, random: bool) -> tuple[nn.Module, Cro
         model = create_model(row.name)
     size = (row.input_size, row.input_size)
     crop = Crop(size, row.crop_pct, row.mean, row.std, row.interpolation)
-    return model, crop, model.head.num_classes
+    return model, crop, num_outputs(model)
 
 
 def _build_timm(
@@ -101,6 +106,7 @@ def _build_timm(
     arch = name.removeprefix(TIMM)
     if not timm.is_model(arch):
         raise UserError(f'timm has no model {arch!r}{_hint(arch, timm.list_models())}')
+    model: Any  # of its attributes timm's types say nothing
     if checkpoint:
         model = _load_timm(arch, checkpoint)
     else:
@@ -127,7 +133,7 @@ def _load_timm(arch: str, checkpoint: str) -> nn.Module:
     import timm
 
     state = read_state_dict(locate(checkpoint))
-    model = timm.create_model(arch)
+    model: Any = timm.create_model(arch)
     classifier = state.get(f'{model.pretrained_cfg.get("classifier")}.weight')
     if classifier is not None and len(classifier) != model.num_classes:
         model = timm.create_model(arch, num_classes=len(classifier))
@@ -218,7 +224,9 @@ class DenseScores(nn.Module):
             Default: None.
     """
 
-    def __init__(self, model: nn.Module, samples: Any = None) -> None:
+    def __init__(
+        self, model: 'BaseDetector | BaseSegmentor', samples: Any = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.samples = samples

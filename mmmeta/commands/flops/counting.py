@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,10 @@ from mmmeta.errors import UserError
 from mmmeta.hosts.config import building, load_config
 from mmmeta.hosts.predictor import hush
 from mmmeta.models.layers import ChannelLayerNorm, MapLayerNorm
+
+if TYPE_CHECKING:
+    from mmdet.models import BaseRoIExtractor, TwoStageDetector
+    from mmdet.models.roi_heads import BaseRoIHead
 
 NORMS = (_BatchNorm, ChannelLayerNorm, MapLayerNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -130,10 +134,11 @@ class _Forward(nn.Module):
         if not hasattr(model, 'roi_head'):
             model(images)
             return
-        maps = model.extract_feat(images)
-        if model.with_rpn:
-            model.rpn_head(maps)
-        roi = model.roi_head
+        detector: TwoStageDetector = model
+        maps = detector.extract_feat(images)
+        if detector.with_rpn:
+            detector.rpn_head(maps)
+        roi = detector.roi_head
         _run_heads(roi, roi.bbox_head, roi.bbox_roi_extractor, NUM_BOXES, images)
         if roi.with_mask:
             extractor = roi.mask_roi_extractor or roi.bbox_roi_extractor
@@ -141,15 +146,19 @@ class _Forward(nn.Module):
 
 
 def _run_heads(
-    roi: nn.Module, heads: nn.Module, extractors: nn.Module, number: int, like: Tensor
+    roi: 'BaseRoIHead',
+    heads: nn.Module,
+    extractors: nn.Module,
+    number: int,
+    like: Tensor,
 ) -> None:
     """Run the heads of one kind (one or a cascade) on `number` regions."""
-    heads = heads if isinstance(heads, nn.ModuleList) else [heads]
+    extractor: BaseRoIExtractor = extractors
     if isinstance(extractors, nn.ModuleList):
-        extractors = extractors[0]
-    size = extractors.roi_layers[0].output_size
-    regions = like.new_empty(number, extractors.out_channels, *size)
-    for head in heads:
+        extractor = extractors[0]
+    size = extractor.roi_layers[0].output_size
+    regions = like.new_empty(number, extractor.out_channels, *size)
+    for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
         head(roi.shared_head(regions) if roi.with_shared_head else regions)
 
 
@@ -196,7 +205,7 @@ def _parts(model: nn.Module, prefix: str = '') -> Iterator[tuple[str, nn.Module]
             continue
         yield path, child
         if name == 'backbone' and hasattr(child, 'stages'):
-            yield from _parts(child.stages, f'{path}.stages.')
+            yield from _parts(child.get_submodule('stages'), f'{path}.stages.')
 
 
 def _load_config(path: str) -> tuple[nn.Module, tuple[int, int]]:

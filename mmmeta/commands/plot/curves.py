@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -31,8 +32,8 @@ PLACE = {'iter', 'epoch', 'step'}  # the position of a line; all other keys are 
 DEFAULT_KEYS = ('loss', '*loss*', 'lr', '*mAP', '*mIoU', '*accuracy/top1')
 # Okabe and Ito's colors for color-blind readers, without the yellow.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
-STYLES = ('-', '--', ':', '-.')
-STYLE = {
+STYLES: tuple[Literal['-', '--', ':', '-.'], ...] = ('-', '--', ':', '-.')
+STYLE: dict[Any, Any] = {  # some of matplotlib's versions have a type of its keys
     'axes.axisbelow': True,
     'axes.edgecolor': '#666666',
     'axes.formatter.useoffset': False,
@@ -54,6 +55,13 @@ class Series:
     validation: bool
     x: list[float] = field(default_factory=list)
     y: list[float] = field(default_factory=list)
+
+
+class Look(NamedTuple):
+    """How a run's lines are drawn."""
+
+    color: str
+    style: Literal['-', '--', ':', '-.']
 
 
 @dataclass
@@ -83,7 +91,7 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
     if not folder.is_dir():
         raise UserError(f'no folder {folder}; expected the work folder of a training')
     starts = [folder] if (folder / SCALARS).is_file() else sorted(folder.iterdir())
-    logs = []
+    logs: list[list[dict]] = []
     for start in reversed(starts):
         if records := _read_records(start / SCALARS):
             logs.insert(0, records)
@@ -121,7 +129,8 @@ def _read_records(file: Path) -> list[dict]:
 def _series(logs: list[list[dict]]) -> dict[str, Series]:
     """Join the logs of a run; where two overlap, the later one is used."""
     length = _epoch_length([record for records in logs for record in records])
-    points, first = [], math.inf
+    points: list[tuple[float, bool, dict]] = []
+    first = math.inf
     for records in reversed(logs):
         older = [point for point in _points(records, length) if point[0] < first]
         points = older + points
@@ -221,16 +230,15 @@ def draw(
     """
     columns = 2 if len(keys) == 4 else min(len(keys), 3)
     rows = math.ceil(len(keys) / columns)
+    looks = [_look(number) for number in range(len(runs))]
     with rc_context(STYLE):
         figure = Figure((3.4 * columns, 2.2 * rows + 0.5), layout='constrained')
         axes = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
         for axis, key in zip(axes, keys, strict=False):
-            for number, run in enumerate(runs):
+            for run, look in zip(runs, looks, strict=True):
                 if key in run.series:
                     smoothed = not (run.series[key].validation or key.endswith('lr'))
-                    _draw_series(
-                        axis, run.series[key], _look(number), window if smoothed else 1
-                    )
+                    _draw_series(axis, run.series[key], look, window if smoothed else 1)
             _finish(axis, key, log)
         for axis in axes[len(keys) :]:
             axis.remove()
@@ -238,8 +246,8 @@ def draw(
             axis.tick_params(labelbottom=True)
         figure.supxlabel('iteration', fontsize='medium')
         handles = [
-            Line2D([], [], label=run.name, **_look(number))
-            for number, run in enumerate(runs)
+            Line2D([], [], color=color, linestyle=style, label=run.name)
+            for run, (color, style) in zip(runs, looks, strict=True)
         ]
         figure.legend(
             handles=handles, loc='outside upper left', ncols=min(len(runs), columns)
@@ -256,20 +264,24 @@ def save(figure: Figure, file: str | Path) -> None:
         figure.savefig(file, dpi=150, metadata=metadata)
 
 
-def _look(number: int) -> dict[str, str]:
+def _look(number: int) -> Look:
     turn, color = divmod(number, len(COLORS))
-    return dict(color=COLORS[color], linestyle=STYLES[turn % len(STYLES)])
+    return Look(COLORS[color], STYLES[turn % len(STYLES)])
 
 
-def _draw_series(
-    axis: Axes, series: Series, look: dict[str, str], window: int | None
-) -> None:
+def _draw_series(axis: Axes, series: Series, look: Look, window: int | None) -> None:
     if window is None:
         window = len(series.y) // 20
-    marker = dict(marker='o', markersize=3) if series.validation else {}
-    axis.plot(series.x, smooth(series.y, window), **look, **marker)
+    axis.plot(
+        series.x,
+        smooth(series.y, window),
+        color=look.color,
+        linestyle=look.style,
+        marker='o' if series.validation else None,
+        markersize=3,
+    )
     if window > 1:
-        axis.plot(series.x, series.y, alpha=0.35, linewidth=0.8, color=look['color'])
+        axis.plot(series.x, series.y, alpha=0.35, linewidth=0.8, color=look.color)
     if series.validation:
         axis.annotate(
             f'{series.y[-1]:.4g}',
@@ -277,7 +289,7 @@ def _draw_series(
             xytext=(0, 4),
             textcoords='offset points',
             ha='center',
-            color=look['color'],
+            color=look.color,
         )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from mmmeta.errors import UserError, one_line
+from mmmeta.hosts.classes import num_outputs
 from mmmeta.hosts.images import load_picture
 from mmmeta.hosts.predictor import hush
 from mmmeta.models.build import create_model, create_with_head
@@ -75,7 +76,7 @@ class ClassFolders(Dataset):
         count = min(limit or len(samples), len(samples))
         chosen = np.linspace(0, len(samples), count, endpoint=False, dtype=int)
         self.samples: list[tuple[str, int]] = [samples[i] for i in chosen]
-        self.transform = None  # set by timm's loader
+        self.transform: Callable[[Image.Image], Any]  # set by timm's loader
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -124,7 +125,7 @@ def load_model(row: Published, checkpoint: str | None = None) -> tuple[nn.Module
             return create_model(row.name).eval(), row.num_classes
     with hush():
         model = create_with_head(row.arch, checkpoint)
-    return model.eval(), model.head.num_classes
+    return model.eval(), num_outputs(model)
 
 
 def read_class_map(
@@ -204,7 +205,7 @@ def evaluate(
         UserError: No image can be read.
     """
     loader = create_loader(
-        data,
+        data,  # type: ignore[arg-type]  # timm asks for no more than it has
         row.input_size,
         batch_size,
         interpolation=row.interpolation,
