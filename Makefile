@@ -33,9 +33,10 @@ test: export OMP_NUM_THREADS ?= 1
 test: setup  ## run the tests, e.g. PYTEST_ARGS='-m "not slow"'
 	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
 
-lint: setup  ## check the code and its formatting with ruff
+lint: setup  ## check the code and its formatting with ruff, its types with mypy
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 lock: setup  ## pin the packages of requirements/all.in; LOCK_ARGS=--upgrade: the newest
 	.venv/bin/uv pip compile --universal --python-version 3.10 $(LOCK_ARGS) \
@@ -44,4 +45,4 @@ lock: setup  ## pin the packages of requirements/all.in; LOCK_ARGS=--upgrade: th
 	  requirements/all.in -o requirements/pinned.txt
 
 clean:  ## remove .venv and build outputs
-	rm -rf .venv .venv.lock build dist *.egg-info mmmeta/.mim .pytest_cache .ruff_cache
+	rm -rf .venv .venv.lock build dist *.egg-info mmmeta/.mim .mypy_cache .pytest_cache .ruff_cache

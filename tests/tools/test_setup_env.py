@@ -200,6 +200,7 @@ def test_pinned_file(root):
     pinned = (root / 'requirements/pinned.txt').read_text()
     assert '://' not in pinned
     names = [line.split('==')[0] for line in pinned.splitlines() if '==' in line]
-    assert {'uv', 'setuptools', 'onedl-mmcv', 'torch', 'pytest', 'ruff'} < set(names)
+    wanted = {'uv', 'setuptools', 'onedl-mmcv', 'torch', 'pytest', 'ruff', 'mypy'}
+    assert wanted < set(names)
     assert 'opencv-python-headless' in names
     assert not {'opencv-python', 'mmengine', 'mmcv'} & set(names)
