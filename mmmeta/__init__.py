@@ -2,10 +2,15 @@
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mmmeta_finder  # noqa: F401  in case Python did not process our .pth file
 from mmmeta.version import __version__
+
+if TYPE_CHECKING:
+    from mmmeta.models.build import create_model
+    from mmmeta.optimized.optimize import optimize
+    from mmmeta.weights.zoo import list_models
 
 __all__ = ['__version__', 'create_model', 'list_models', 'optimize']
 

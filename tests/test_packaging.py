@@ -101,6 +101,7 @@ def test_wheel_contents(root, wheel):
     package = {name for name in names if name.startswith('mmmeta/')}
     mim = {name for name in package if name.startswith('mmmeta/.mim/')}
     assert package - mim == files_below(root / 'mmmeta', root)
+    assert 'mmmeta/py.typed' in package
     expected = files_below(root / 'configs', root) | files_below(root / 'tools', root)
     expected |= {'model-index.yml'}
     assert mim == {f'mmmeta/.mim/{name}' for name in expected}

@@ -4,7 +4,16 @@ The names below are imported on first use: the zoo does not need PyTorch.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmmeta.weights.convert import convert_checkpoint as convert_checkpoint
+    from mmmeta.weights.errors import CheckpointError as CheckpointError
+    from mmmeta.weights.layouts import LAYOUT_NAMES as LAYOUT_NAMES
+    from mmmeta.weights.loading import load_backbone as load_backbone
+    from mmmeta.weights.loading import load_checkpoint as load_checkpoint
+    from mmmeta.weights.loading import load_classifier as load_classifier
+    from mmmeta.weights.reading import read_state_dict as read_state_dict
 
 _NAMES = {
     'CheckpointError': 'errors',
