@@ -131,6 +131,6 @@ def _colors(palette: list[Any], count: int) -> tuple[Color, ...]:
     chosen = np.random.RandomState(42).randint(0, 256, (count, 3)).tolist()
     for i, color in enumerate(palette[:count]):
         parts = [] if isinstance(color, str) else _list(color)
-        if [isinstance(v, Real) and 0 <= v <= 255 for v in parts] == [True] * 3:
+        if [isinstance(v, Real) and 0 <= float(v) <= 255 for v in parts] == [True] * 3:
             chosen[i] = [int(value) for value in parts]
     return tuple((r, g, b) for r, g, b in chosen)

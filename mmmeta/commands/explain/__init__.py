@@ -104,14 +104,14 @@ def run(args: argparse.Namespace) -> int:
         for row, (path, image) in enumerate(images, 1):
             found.append(None)
             with failures.of(path, spec, (OptionError,)):
-                found[-1] = explain(subject, image, cam, args.target)
-                print(printable(f'{path}  {spec}  {method}  {found[-1].label}'))
+                found[-1] = explanation = explain(subject, image, cam, args.target)
+                print(printable(f'{path}  {spec}  {method}  {explanation.label}'))
                 if args.out_dir:
                     # Images of different folders may have one name, as models may.
                     name = f'{row}_{path.stem}_{subject.name}'
                     name = name.translate(str.maketrans(' :/', '___'))
                     stem = unique_name(name, taken, len('.npy'), ignore_case=True)
-                    _write_panel(Path(args.out_dir) / stem, image, found[-1].heat)
+                    _write_panel(Path(args.out_dir) / stem, image, explanation.heat)
         columns.append((subject, found))
     if any(any(found) for _, found in columns):
         print(printable(f'wrote {_draw_grid(Path(args.out), images, columns)}'))

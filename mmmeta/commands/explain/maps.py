@@ -183,8 +183,8 @@ def explain(
 
     with hush(), cam(model, [subject.layer], to_maps) as compute:
         (heat,) = compute(view.tensor, [ClassifierOutputTarget(index)])
-    known = subject.classes and index < len(subject.classes)
-    label = printable(subject.classes[index]) if known else f'class {index}'
+    names = subject.classes or ()
+    label = printable(names[index]) if index < len(names) else f'class {index}'
     if not subject.dense:
         label = f'{label} {scores.softmax(0)[index]:.2f}'
     if not (np.isfinite(heat).all() and scores.isfinite().all()):
