@@ -1,4 +1,4 @@
-"""Make the embedded data, train a RetinaNet on it, test it and draw what it sees.
+"""Make the embedded data, train a RetinaNet on it, test it and draw its predictions.
 
 python tools/demo.py             (or: make demo)
 python tools/demo.py --short     (or: make demo DEMO_ARGS=--short)
@@ -21,12 +21,12 @@ CONFIG = 'configs/detection/retinanet_poolformer_s12_easy_shapes.py'
 LOADERS = ('train', 'val', 'test')
 TITLE = 24  # height of a panel's title, pixels
 WHITE = (255, 255, 255)
-MIN_SCORE = 0.5  # of what is drawn
-# Images of training and validation.
+MIN_SCORE = 0.5  # of the objects that are drawn
+# Numbers of training and validation images.
 FULL_COUNTS, SHORT_COUNTS = ('1000', '200'), ('60', '12')
-# No score gets above the config's threshold in so short a training.
+# In such a short training no score exceeds the config's threshold.
 SHORT_OPTIONS = ('train_cfg.max_epochs=1', 'model.test_cfg.score_thr=0.0')
-COLORS = (  # BGR, one a class
+COLORS = (  # BGR, one per class
     (60, 60, 230),
     (60, 180, 60),
     (230, 130, 40),
@@ -37,15 +37,15 @@ COLORS = (  # BGR, one a class
 
 
 def tool(name: str, *args: str) -> None:
-    """Run a tool as a user would; its output goes to the terminal as it comes."""
+    """Run a tool as a user would, with its output in the terminal."""
     command = [sys.executable, *name.split(), *args]
     print(f'$ python {" ".join(command[1:])}', flush=True)
-    # Where something else needs a core, threads that spin for long while they wait for
-    # each other make training several times slower; GNU's OpenMP reads this.
+    # If another process needs a core, threads that spin while waiting for each other
+    # make training several times slower; GNU's OpenMP reads this.
     env = {'GOMP_SPINCOUNT': '1000', **os.environ}
     result = subprocess.run(command, cwd=ROOT, env=env)
     if result.returncode:
-        sys.exit(f'error: {name} ended with exit code {result.returncode}; see above')
+        sys.exit(f'error: {name} failed with exit code {result.returncode}; see above')
 
 
 def draw_panel(
@@ -68,7 +68,7 @@ def draw_panel(
 
 
 def write(image: np.ndarray, text: str, origin: tuple[int, int]) -> None:
-    """Write black text on a white outline, readable on any ground."""
+    """Write black text with a white outline, readable on any background."""
     for color, thickness in ((WHITE, 3), ((0, 0, 0), 1)):
         cv2.putText(
             image,
@@ -85,15 +85,15 @@ def write(image: np.ndarray, text: str, origin: tuple[int, int]) -> None:
 def draw_comparison(
     annotations: Path, predictions: Path, images: Path, out: Path, count: int
 ) -> None:
-    """Write one picture: for `count` images, ground truth beside predictions.
+    """Write one picture of `count` images with ground truth next to predictions.
 
     Args:
         annotations: COCO annotations.
-        predictions: COCO results, as CocoMetric's `outfile_prefix` writes them;
-            those with a score of at least MIN_SCORE are drawn.
+        predictions: COCO results, as written by CocoMetric's `outfile_prefix`; those
+            with a score of at least MIN_SCORE are drawn.
         images: Folder of the images.
-        out: The picture to write.
-        count: Number of images, drawn at random with a fixed seed.
+        out: The output picture.
+        count: Number of images, selected at random with a fixed seed.
     """
     truth = json.loads(annotations.read_text())
     found = [o for o in json.loads(predictions.read_text()) if o['score'] >= MIN_SCORE]
@@ -125,8 +125,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--short',
         action='store_true',
-        help='few images and iterations, for slow machines: every stage runs, but the '
-        'detector finds next to nothing',
+        help='few images and iterations, for slow machines: every step runs, but the '
+        'detector finds almost nothing',
     )
     parser.add_argument(
         '--data',
@@ -146,7 +146,7 @@ def parse_args() -> argparse.Namespace:
         '--cfg-options', nargs='+', default=[], help='key=value pairs for the config'
     )
     args = parser.parse_args()
-    # In folders of its own, the short form replaces nothing of the full one.
+    # The short form uses separate folders so as not to overwrite the full one's.
     suffix = '_short' if args.short else ''
     args.data = args.data or f'data/easy_shapes{suffix}'
     args.work_dir = args.work_dir or f'work_dirs/demo{suffix}'
@@ -190,7 +190,7 @@ def main() -> None:
     minutes = (time.time() - start) / 60
     print(f'Done in {minutes:.1f} min. The COCO table is above.')
     if args.short:
-        print('This was the short form: too short a training to detect anything well.')
+        print('This was the short form: its training is too short to detect well.')
     for name, path in (
         ('Checkpoint', checkpoint),
         ('Predictions', found),

@@ -100,7 +100,7 @@ def row(cells: list[str]) -> str:
 
 
 def table(rows: list[dict]) -> str:
-    """One task's table: a row for each model, a column for each metric in use."""
+    """Return one task's table: a row per model, a column per metric in use."""
     used = [key for key in METRICS if any(key in model['metrics'] for model in rows)]
     headers = ['config', *(METRICS[key] for key in used)]
     headers += ['training', 'parameters', 'published by', 'weights']
@@ -124,7 +124,7 @@ def page() -> str:
 
 
 def summary() -> str:
-    """The README's table: a row for each method and family."""
+    """Return the README's table: a row per method and family."""
     groups: dict[tuple[str, str], list[str]] = {}
     for model in models():
         name = model['Name']

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Make .venv: the pinned packages and, editable, the project; `make setup` runs this.
+"""Create .venv with the pinned packages and the editable project, for `make setup`.
 
-A second call returns at once. A call after one that failed or was stopped goes on: uv's
-cache keeps what was downloaded. Python 3.8 can read the file, to get a message.
+If .venv is up to date, this returns immediately. After a failure or an interruption it
+resumes: uv's cache keeps downloads. Python 3.8 can parse this file, to print a message.
 """
 
 import fcntl
@@ -16,18 +16,18 @@ from subprocess import PIPE, STDOUT, Popen, run
 ROOT = Path(__file__).resolve().parent.parent
 VENV, PINNED = ROOT / '.venv', ROOT / 'requirements/pinned.txt'
 PYTHON, UV = VENV / 'bin/python', VENV / 'bin/uv'
-# MARK: we made this .venv and may empty it. READY: all is in; it is written last.
+# MARK: we created this .venv and may empty it. READY: it is complete; written last.
 MARK, READY = VENV / 'made-by-setup', VENV / 'ready.stamp'
 FILES = (PINNED, ROOT / 'pyproject.toml', ROOT / 'setup.py', Path(__file__))
 STAMP = repr([ROOT, sys.version_info[:2], *(file.read_bytes() for file in FILES)])
 GIB = 8  # of disk, rounded up: uv's cache, to which .venv links on the same disk
-AGAIN = 'the next call goes on from here'
-CAUSES = {  # of a step's failure, as its output has them: what to do
-    'No space left|quota': 'the disk is full: make room',
-    'ensurepip is not': f'apt install python3.{sys.version_info[1]}-venv, or the like',
+AGAIN = 'rerun the command to resume'
+CAUSES = {  # pattern in the output of a failed step: what to do
+    'No space left|quota': 'the disk is full: free some space',
+    'ensurepip is not': f'apt install python3.{sys.version_info[1]}-venv, or similar',
     '(?i)connect|retries|time.?out|: none': 'check the network and the package index',
 }
-# Users set these for environments of their own; here they would redirect the packages.
+# Users set these for their own environments; here they would redirect the packages.
 FOREIGN = 'PYTHON|(PIP|UV)_(TARGET|PREFIX|USER|.*PYTHON|CONSTRAINT|OVERRIDE)'
 VERIFY = """
 import torch, torchvision, mmcv.ops, mmdet.apis, mmseg.apis, mmpretrain.apis, mmmeta
@@ -41,25 +41,25 @@ def is_ready():
 
 
 def check_machine():
-    """Stop where the set-up could not end well, before it begins."""
+    """Exit before the setup starts if it could not succeed."""
     if not (3, 10) <= sys.version_info[:2] <= (3, 13):
         found = f'found Python {sys.version.split()[0]} ({sys.executable})'
         sys.exit(f'error: {found}; expected 3.10 to 3.13: make PYTHON=/path/to/one')
     begun = MARK.exists()
     if VENV.exists() and any(VENV.iterdir()) and not begun:
-        sys.exit(f'error: {VENV} is not of our making: move it elsewhere')
+        sys.exit(f'error: {VENV} was not created by `make setup`: move it elsewhere')
     home = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     cache = Path(os.environ.get('UV_CACHE_DIR') or Path(home, 'uv'))
     cache.mkdir(parents=True, exist_ok=True)
     free = min(shutil.disk_usage(folder).free for folder in (ROOT, cache)) / 2**30
-    if free < GIB and not begun:  # later, a part of what is needed is taken
+    if free < GIB and not begun:  # once begun, part of the space is already used
         sys.exit(f'error: {free:.1f} GiB free for .venv and {cache}; expected {GIB}')
 
 
 def step(what, *command):
-    """Run a command; show uv's progress and, in a line where known, why it failed."""
+    """Run a command; show uv's progress and, if known, the cause of a failure."""
     said = []
-    # What outlives us has the lock too, and keeps others out.
+    # Child processes that outlive us keep the lock, and keep others out.
     with Popen(command, stdout=PIPE, stderr=STDOUT, close_fds=False) as process:
         for line in process.stdout:
             said.append(line.decode(errors='replace'))
@@ -74,8 +74,8 @@ def step(what, *command):
 
 
 def install():
-    """Make .venv anew. This may stop at any moment: the mark stays."""
-    base = os.path.realpath(sys.executable)  # not through a link in .venv
+    """Recreate .venv. This may be interrupted at any time: the mark remains."""
+    base = os.path.realpath(sys.executable)  # not via a link in .venv
     VENV.mkdir(exist_ok=True)
     MARK.touch()
     for path in sorted(VENV.iterdir(), key=lambda path: path != READY):
@@ -85,7 +85,7 @@ def install():
             path.unlink()
     step('making .venv', base, '-m', 'venv', VENV)
     pip = [PYTHON, '-m', 'pip', '--disable-pip-version-check', '--no-input']
-    # Many have set an index for one of the two only.
+    # Many users have set an index for only one of the two.
     asked = run([*pip, 'config', 'get', 'global.index-url'], capture_output=True)
     uv_index = os.environ.get('UV_DEFAULT_INDEX') or os.environ.get('UV_INDEX_URL', '')
     os.environ.setdefault('PIP_INDEX_URL', asked.stdout.decode().strip() or uv_index)
@@ -105,7 +105,7 @@ def main():
     check_machine()
     with open(str(ROOT / '.venv.lock'), 'a') as lock:
         os.set_inheritable(lock.fileno(), True)
-        note = 'setup: making .venv, one call at a time; at most 3.5 GB are downloaded'
+        note = 'setup: creating .venv, one call at a time; downloads at most 3.5 GB'
         print(note, flush=True)
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_ready():

@@ -7,7 +7,7 @@ partition=$1 job=$2 config=$3 work_dir=$4
 shift 4
 gpus=${GPUS:-8}
 per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
-# SRUN_ARGS holds several words on purpose.
+# SRUN_ARGS contains several words on purpose.
 # shellcheck disable=SC2086
 exec srun -p "$partition" --job-name="$job" --gres=gpu:"$per_node" \
     --ntasks="$gpus" --ntasks-per-node="$per_node" \

@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument(
         '--show', action='store_true', help='show predictions in a window'
     )
-    parser.add_argument('--show-dir', help='write pictures of predictions here')
+    parser.add_argument('--show-dir', help='folder for pictures of predictions')
     parser.add_argument(
         '--tta',
         action='store_true',

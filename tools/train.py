@@ -1,4 +1,4 @@
-"""Train a detector, a segmentor or a classifier.
+"""Train a detector, segmentor or classifier.
 
 python tools/train.py configs/detection/retinanet_poolformer_s12.py
 """
@@ -7,12 +7,12 @@ from mmmeta.hosts import config, launch
 
 
 def main() -> None:
-    parser = launch.parser_for('Train a detector, a segmentor or a classifier.')
+    parser = launch.parser_for('Train a detector, segmentor or classifier.')
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
-        help='continue from this checkpoint, or from the newest in the work folder',
+        help='resume from this checkpoint, or from the newest in the work folder',
     )
     parser.add_argument(
         '--amp', action='store_true', help='mixed precision training (needs a GPU)'
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument(
         '--tensorboard',
         action='store_true',
-        help='write what is logged for TensorBoard too, into vis_data/',
+        help='also write logs for TensorBoard, into vis_data/',
     )
     args = parser.parse_args()
 

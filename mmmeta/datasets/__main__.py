@@ -10,10 +10,10 @@ from mmmeta.datasets.shapes import describe_shapes, make_shapes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Makes the set and says what is in it; returns the exit status."""
+    """Make the data set and describe it; return the exit status."""
     parser = argparse.ArgumentParser(
         prog='python -m mmmeta.datasets',
-        description='Make the shapes data set, unless it is there already.',
+        description='Make the shapes data set, unless it already exists.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument('--root', default='data/shapes', help='its folder')
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         '--easy',
         action='store_true',
-        help='few shapes, none of them small or far hidden',
+        help='few shapes, none of them small or mostly hidden',
     )
     args = parser.parse_args(argv)
     try:

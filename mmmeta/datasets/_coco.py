@@ -1,4 +1,4 @@
-"""Puts scenes in the form of COCO's instance annotations."""
+"""Converts scenes to COCO's instance annotations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 
 from mmmeta.datasets._scene import CLASSES, Scene
 
-# No dates: the same parameters are to give the same bytes.
+# No dates: the same parameters must give the same bytes.
 INFO = {
     'description': 'mmmeta-shapes, a synthetic data set',
     'version': '1.0',
@@ -25,13 +25,13 @@ LICENSES = [
 # Outlines are traced on masks enlarged this many times: findContours runs
 # through the centers of pixels, so half a pixel would be lost all around.
 TRACE_SCALE = 4
-# How far an outline may stray from the traced one, and the least area of a
-# component that gets one, in pixels of the image.
+# Maximum deviation of an outline from the traced one, and minimum area of a component
+# that gets one, in pixels of the image.
 TOLERANCE, MIN_COMPONENT = 0.5, 4.0
 
 
 def _trace(mask: np.ndarray) -> list[np.ndarray]:
-    """The outlines of a mask's components, none if there are holes in it."""
+    """Return the outlines of a mask's components; none if it has holes."""
     large = cv2.resize(
         np.pad(mask, 1).astype(np.uint8) * 255,
         None,
@@ -52,7 +52,7 @@ def _trace(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def segmentation(mask: np.ndarray, box: tuple[int, int, int, int]) -> list | dict:
-    """COCO's form of a mask, bool (H, W), with the bounding box (x, y, w, h).
+    """Convert a mask, bool (H, W), with bounding box (x, y, w, h), to COCO's format.
 
     Returns:
         A polygon ``[x, y, x, y, ...]`` for each component; compressed RLE if
@@ -74,7 +74,7 @@ class Instances:
         self.annotations: list[dict] = []
 
     def add(self, file_name: str, scene: Scene) -> None:
-        """Adds a scene whose image is in the given file."""
+        """Add a scene whose image is in the given file."""
         height, width = scene.image.shape[:2]
         image = {'height': height, 'width': width, 'file_name': file_name}
         self.images.append({'id': len(self.images) + 1, 'license': 1, **image})
@@ -92,7 +92,7 @@ class Instances:
             self.annotations.append(annotation)
 
     def content(self) -> dict:
-        """What the file is to hold."""
+        """Return the content of the file."""
         categories = [
             {'id': k, 'name': name, 'supercategory': 'shape'}
             for k, name in enumerate(CLASSES, 1)

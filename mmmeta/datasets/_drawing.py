@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-# Shapes are drawn this many times as large and then reduced.
+# Shapes are drawn this many times larger and then downscaled.
 SUPERSAMPLE = 4
 
 
@@ -15,13 +15,13 @@ SUPERSAMPLE = 4
 
 
 def _regular(radii: np.ndarray) -> np.ndarray:
-    """Points at the given distances from the origin, at equal angles."""
+    """Return points at the given distances from the origin, at equal angles."""
     angles = np.arange(len(radii)) * (2 * math.pi / len(radii))
     return np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None]
 
 
 def _outline(rng: np.random.Generator, name: str) -> list[np.ndarray]:
-    """The closed polygons (even-odd rule) of a shape of about unit size."""
+    """Return the closed polygons (even-odd rule) of a shape of about unit size."""
     if name == 'circle':
         return [_regular(np.ones(72))]
     if name == 'ring':
@@ -52,9 +52,9 @@ def _rotation(angle: float) -> np.ndarray:
 
 
 def rasterize(rng: np.random.Generator, name: str, area: float) -> np.ndarray:
-    """A randomly turned and stretched shape of about ``area`` pixels.
+    """Draw a randomly rotated and stretched shape of about ``area`` pixels.
 
-    Returns its coverage, float32 (h, w) in [0, 1], cut out closely.
+    Returns its coverage, float32 (h, w) in [0, 1], tightly cropped.
     """
     polygons = _outline(rng, name)
     stretch = math.sqrt(rng.uniform(1.0, 1.2))
@@ -65,7 +65,7 @@ def rasterize(rng: np.random.Generator, name: str, area: float) -> np.ndarray:
     )
     inner = sum(_polygon_area(p) for p in polygons[1:])
     scale = math.sqrt(area / (_polygon_area(polygons[0]) - inner))
-    shift = rng.random(2)  # places are whole pixels, shapes need not be
+    shift = rng.random(2)  # positions are whole pixels, so shift the shape itself
     polygons = [p @ matrix.T * scale + shift for p in polygons]
     low = np.floor(polygons[0].min(0)) - 1
     width, height = (np.ceil(polygons[0].max(0) - low) + 2).astype(int)
@@ -86,7 +86,7 @@ def rasterize(rng: np.random.Generator, name: str, area: float) -> np.ndarray:
 def smooth_noise(
     rng: np.random.Generator, height: int, width: int, cell: float
 ) -> np.ndarray:
-    """Noise in [0, 1] whose blobs are about ``cell`` pixels wide."""
+    """Return noise in [0, 1] with blobs about ``cell`` pixels wide."""
     grid = rng.random((int(height / cell) + 3, int(width / cell) + 3), dtype=np.float32)
     noise = cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(noise, 0, 1)
@@ -108,7 +108,7 @@ def _wave(
     period: float,
     bend: float,
 ) -> np.ndarray:
-    """A sine wave in [-1, 1] across the given direction, bent by noise."""
+    """Return a sine wave in [-1, 1] across the given direction, bent by noise."""
     y, x = np.ogrid[:height, :width]
     slope = (x * math.cos(angle) + y * math.sin(angle)) / period
     phase = slope.astype(np.float32) + np.float32(rng.random())
@@ -159,7 +159,7 @@ _TEXTURES = (_octaves, _stripes, _checkers, _gradient, _blobs, _speckle)
 
 
 def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A random pattern, or a mixture of two; float32 (h, w) in [0, 1]."""
+    """Return a random pattern or a mixture of two; float32 (h, w) in [0, 1]."""
     pattern = _TEXTURES[rng.integers(len(_TEXTURES))](rng, height, width)
     if rng.random() < 0.35:
         other = _TEXTURES[rng.integers(len(_TEXTURES))](rng, height, width)
@@ -172,13 +172,13 @@ def texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 def color_pairs(
     rng: np.random.Generator, count: int, spread: tuple[float, float]
 ) -> np.ndarray:
-    """Random colors, each with a second one at a distance within ``spread``.
+    """Return random colors, each with a second one at a distance within ``spread``.
 
-    Returns float32 (count, 2, 3), BGR.
+    The result is float32 (count, 2, 3), BGR.
     """
     first = rng.uniform(10, 245, (count, 3))
     gray = first.mean(1, keepdims=True)
-    # Pure random colors are more garish than those of a photograph.
+    # Uniformly random colors are more saturated than those of photographs.
     first += rng.uniform(0, 0.8, (count, 1)) * (gray - first)
     step = rng.normal(size=(count, 3))
     step *= rng.uniform(*spread, (count, 1)) / np.linalg.norm(
@@ -189,5 +189,5 @@ def color_pairs(
 
 
 def colorize(pattern: np.ndarray, pair: np.ndarray) -> np.ndarray:
-    """Runs from the first color where the pattern is 0 to the second."""
+    """Interpolate from the first color (where the pattern is 0) to the second."""
     return cv2.transform(pattern, np.stack([pair[1] - pair[0], pair[0]], 1))

@@ -15,12 +15,12 @@ from mmmeta.datasets._drawing import (
     texture,
 )
 
-# In alphabetical order, so that an index into CLASSES is also the index that
-# a class-folder reader (which sorts the folder names) gives to the class.
+# In alphabetical order, so that indices into CLASSES equal those of class-folder
+# readers, which sort the folder names.
 CLASSES: tuple[str, ...] = ('circle', 'cross', 'ring', 'square', 'star', 'triangle')
 
-# The color, BGR, that a class tends to: as with things in photographs, color tells
-# something about the class, and shape the rest.
+# The typical color, BGR, of a class: as in photographs, color hints at the class, but
+# shape decides it.
 CLASS_COLORS = np.array(
     [
         (60, 60, 215),  # circle: red
@@ -32,30 +32,29 @@ CLASS_COLORS = np.array(
     ],
     np.float32,
 )
-# Share of a color that is the class's, drawn for each instance.
+# Share of the class's color in an instance's color, drawn for each instance.
 CLASS_SHARE = (0.1, 0.9)
 
 MIN_SIZE = 64
-# How many instances have to find a place, and how much of each, in pixels, must be
-# left to see.
+# Minimum number of instances, and minimum visible area of each in pixels.
 MIN_PLACED, MIN_VISIBLE_AREA = 2, 60
 # No shape covers more than this share of the image.
 MAX_COVER = 0.25
-# Weights of blue, green and red in the distance of two colors (the eye is
-# least sensitive to blue), and the least distance at a shape's outline.
+# Weights of blue, green and red in the distance of two colors (the eye is least
+# sensitive to blue), and the minimum distance at a shape's outline.
 COLOR_WEIGHTS = np.array([0.6, 1.2, 1.0], np.float32)
 MIN_CONTRAST = 90.0
 
 
 @dataclass(frozen=True)
 class Contents:
-    """How many shapes a scene has, of what sizes and how far hidden.
+    """The number, sizes and occlusion of a scene's shapes.
 
     Attributes:
-        instances: Least and greatest number of instances that are tried.
+        instances: Minimum and maximum number of instances to try.
         area_ranges: Ranges of the full area in pixels.
-        area_weights: How often each of the ranges is drawn.
-        visible_share: What must be left to see of an instance's full area.
+        area_weights: Relative frequency of each range.
+        visible_share: Minimum visible share of an instance's full area.
     """
 
     instances: tuple[int, int]
@@ -72,7 +71,7 @@ STANDARD = Contents(
     area_weights=(0.30, 0.44, 0.26),
     visible_share=0.5,
 )
-# What a detector learns within minutes: no small shapes, and few in front of others.
+# Easy enough to learn within minutes: no small shapes and little occlusion.
 EASY = Contents(
     instances=(2, 4),
     area_ranges=((2200, 15500),),
@@ -83,13 +82,13 @@ EASY = Contents(
 
 @dataclass(frozen=True)
 class Scene:
-    """One image and what is to be seen in it.
+    """One image and its visible instances.
 
     Attributes:
         image: uint8 (H, W, 3), BGR.
         masks: bool (n, H, W), the visible pixels of each instance; no pixel
             belongs to two instances.
-        labels: int64 (n,), indexes into ``CLASSES``.
+        labels: int64 (n,), indices into ``CLASSES``.
     """
 
     image: np.ndarray
@@ -99,9 +98,9 @@ class Scene:
 
 @dataclass(frozen=True)
 class _Instance:
-    """A shape at its place: ``alpha`` is its coverage, float32 (h, w) in
+    """A shape at its position: ``alpha`` is its coverage, float32 (h, w) in
     [0, 1], and (x, y) the image position of alpha's top left pixel, which
-    may lie outside the image."""
+    may be outside the image."""
 
     label: int
     alpha: np.ndarray
@@ -109,7 +108,7 @@ class _Instance:
     y: int
 
     def windows(self, size: int) -> tuple[tuple, tuple]:
-        """The slices of the image and of ``alpha`` that overlap."""
+        """Return the overlapping slices of the image and of ``alpha``."""
         h, w = self.alpha.shape
         x0, x1 = max(self.x, 0), min(self.x + w, size)
         y0, y1 = max(self.y, 0), min(self.y + h, size)
@@ -128,23 +127,23 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _draw_areas(rng: np.random.Generator, size: int, contents: Contents) -> np.ndarray:
-    """The full areas of a scene's instances, mostly the larger ones first."""
+    """Return the full areas of a scene's instances, mostly in descending order."""
     least, most = contents.instances
     count = rng.integers(least, most + 1)
     ranges = np.log(contents.area_ranges)
     ranges = ranges[rng.choice(len(ranges), count, p=contents.area_weights)]
     areas = np.exp(rng.uniform(ranges[:, 0], ranges[:, 1]))
     areas = np.minimum(areas, MAX_COVER * size**2)
-    # Were the order fully random, large shapes would often find no place.
+    # In a fully random order, large shapes would often not fit.
     return areas[np.argsort(-np.log(areas) + rng.normal(0, 1.2, count))]
 
 
 def _layout(
     rng: np.random.Generator, size: int, contents: Contents = STANDARD
 ) -> tuple[list[_Instance], np.ndarray]:
-    """Places a scene's instances, those at the back first.
+    """Place a scene's instances, from back to front.
 
-    Returns them with the map of who is to be seen where: int64 (size, size),
+    Returns them with a map of the visible instance at each pixel: int64 (size, size),
     the index of an instance or -1.
     """
     owner = np.full((size, size), -1)
@@ -178,7 +177,7 @@ def _layout(
 def _pick_colors(
     rng: np.random.Generator, label: int, around: np.ndarray
 ) -> np.ndarray:
-    """A pair of colors that stands out from the pixels ``around`` (n, 3)."""
+    """Return a pair of colors that contrasts with the pixels ``around`` (n, 3)."""
     pairs = color_pairs(rng, 16, (5, 30))
     share = rng.uniform(*CLASS_SHARE, (len(pairs), 1, 1)).astype(np.float32)
     pairs += share * (CLASS_COLORS[label] - pairs.mean(1, keepdims=True))
@@ -186,16 +185,16 @@ def _pick_colors(
     colors = np.concatenate([pairs, pairs.mean(1, keepdims=True)], 1)
     gap = colors[:, :, None] - around
     distance = np.sqrt(gap**2 @ COLOR_WEIGHTS).min(1)
-    # A few pixels may be alike: the tenth percentile counts.
+    # A few pixels may be similar: use the tenth percentile.
     rank = len(around) // 10
     contrast = np.partition(distance, rank, axis=1)[:, rank]
-    # The first that will do: the best one would always be a glaring color.
+    # Take the first good one: the best one would always be a garish color.
     good = np.flatnonzero(contrast >= MIN_CONTRAST)
     return pairs[good[0] if len(good) else contrast.argmax()]
 
 
 def _paint(rng: np.random.Generator, image: np.ndarray, instance: _Instance) -> None:
-    """Paints an instance over a float32 image, in place."""
+    """Paint an instance over a float32 image, in place."""
     there, here = instance.windows(len(image))
     alpha = np.ascontiguousarray(instance.alpha[here])
     band = (cv2.dilate(alpha, np.ones((5, 5))) > 0) & (alpha < 0.5)
@@ -206,15 +205,15 @@ def _paint(rng: np.random.Generator, image: np.ndarray, instance: _Instance) -> 
 
 
 def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Uneven light, a soft lens and a noisy sensor; returns uint8."""
+    """Simulate uneven light, a soft lens and a noisy sensor; return uint8."""
     size = len(image)
     light = smooth_noise(rng, size, size, size / 1.5)
     light = 1.0 + rng.uniform(0.1, 0.5) * (light - 0.6)
     blurred: np.ndarray = cv2.GaussianBlur(
         image * cv2.merge([light] * 3), (5, 5), rng.uniform(0.45, 0.9)
     )
-    # The sum of two uniform bytes is near enough to normal noise, and ten
-    # times faster; its standard deviation is 104.
+    # The sum of two uniform bytes approximates normal noise and is ten times faster;
+    # its standard deviation is 104.
     pair = rng.integers(0, 256, (2, *blurred.shape), dtype=np.uint8)
     grain = cv2.add(pair[0], pair[1], dtype=cv2.CV_32F) - 255
     blurred += np.float32(rng.uniform(2, 8) / 104) * grain
@@ -222,21 +221,20 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 
 
 def make_scene(rng: np.random.Generator, size: int = 256, easy: bool = False) -> Scene:
-    """Draws one random scene of 2 to 8 shapes.
+    """Draw one random scene of 2 to 8 shapes.
 
-    Every instance shows at least 60 pixels and half of its full area; later
-    instances lie in front of earlier ones. An easy scene has 2 to 4 shapes, none
-    small, each with at least 70 % to be seen.
+    At least 60 pixels and half of the full area of every instance are visible; later
+    instances are in front of earlier ones. An easy scene has 2 to 4 shapes, none of
+    them small, each at least 70 % visible.
 
     Args:
-        rng: the source of all randomness; the same state gives the same
-            scene.
-        size: height and width of the image in pixels, at least 64. The
-            shapes' sizes are in pixels and do not grow with it.
-        easy: whether to draw an easy scene.
+        rng: The source of all randomness; the same state gives the same scene.
+        size: Height and width of the image in pixels, at least 64. The shapes' sizes
+            are in pixels and do not scale with it. Default: 256.
+        easy: Draw an easy scene. Default: False.
 
     Raises:
-        ValueError: if ``size`` is less than 64.
+        ValueError: ``size`` is less than 64.
     """
     if size < MIN_SIZE:
         raise ValueError(

@@ -6,7 +6,7 @@ The layout under the root, for each of the splits ``train`` and ``val``::
     annotations/instances_train.json    boxes and masks, as in COCO
     semantic/train/000001.png           class maps, as in ADE20K
     classes/train/circle/000001.jpg     by largest instance, as in ImageNet
-    dataset.json                        what the set was made with
+    dataset.json                        the parameters of the data set
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from mmmeta.datasets._coco import INFO, Instances
 from mmmeta.datasets._scene import CLASSES, MIN_SIZE, Scene, make_scene
 
 SPLITS = ('train', 'val')
-# A semantic map holds a class's index + 1, and this where there is no shape.
+# A semantic map contains a class's index + 1, or this value where there is no shape.
 BACKGROUND = len(CLASSES) + 1
 JPEG_QUALITY = 95
-# To be raised whenever the same parameters begin to give other files.
+# Increase this whenever the same parameters give different files.
 FORMAT, FORMAT_VERSION = 'mmmeta-shapes', 2
 AREAS = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, float('inf'))}
 
@@ -45,7 +45,7 @@ _OUR_FILES = re.compile(
 
 
 def _semantic_map(scene: Scene) -> np.ndarray:
-    """The scene's class map, uint8 (H, W)."""
+    """Return the scene's class map, uint8 (H, W)."""
     semantic = np.full(scene.image.shape[:2], BACKGROUND, np.uint8)
     for mask, label in zip(scene.masks, scene.labels, strict=True):
         semantic[mask] = label + 1
@@ -72,7 +72,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _write_scene(root: Path, split: str, stem: str, scene: Scene) -> None:
-    """Writes a scene's image and class map and files it under its class."""
+    """Write a scene's image and class map, and link the image in its class folder."""
     image = root / 'images' / split / f'{stem}.jpg'
     _write_image(image, scene.image, cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
     _write_image(root / 'semantic' / split / f'{stem}.png', _semantic_map(scene))
@@ -81,13 +81,13 @@ def _write_scene(root: Path, split: str, stem: str, scene: Scene) -> None:
 
 
 def _write_split(root: Path, split: str, params: dict, indexes: Iterable[int]) -> None:
-    # Empty class folders are made too, so that the classes' indexes hold.
+    # Empty class folders are needed for correct class indices.
     folders = [f'classes/{split}/{name}' for name in CLASSES]
     for folder in (f'images/{split}', f'semantic/{split}', *folders):
         (root / folder).mkdir(parents=True)
     instances = Instances()
     for k in indexes:
-        # Each image has its own generator: it does not depend on the others.
+        # Each image has its own generator, so it does not depend on the others.
         rng = np.random.default_rng([params['seed'], SPLITS.index(split), k])
         scene = make_scene(rng, params['size'], params['easy'])
         stem = f'{k + 1:06d}'
@@ -104,20 +104,20 @@ def _write_set(root: Path, params: dict, progress: bool) -> None:
             range(params[f'num_{split}']),
             f'{split} images',
             unit='image',
-            # A log file gets a few lines.
+            # In a log file, print only a few lines.
             mininterval=0.1 if sys.stderr.isatty() else 10,
             disable=not progress,
         )
         _write_split(root, split, params, bar)
-    # Written last: where it is, the set is complete.
+    # Written last: its existence means that the data set is complete.
     _write_json(root / 'dataset.json', params)
 
 
-# -- the folder the set goes to ---------------------------------------------
+# -- the output folder ------------------------------------------------------
 
 
 def _read_json(path: Path) -> dict:
-    """A file's JSON object; empty if there is no such file or object."""
+    """Return a file's JSON object; empty if there is no such file or object."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -126,7 +126,7 @@ def _read_json(path: Path) -> dict:
 
 
 def _is_complete(root: Path, params: dict) -> bool:
-    """Whether root holds the set of these parameters with all its files."""
+    """Whether root contains the complete data set of these parameters."""
     if _read_json(root / 'dataset.json') != params:
         return False
     for split in SPLITS:
@@ -143,7 +143,7 @@ def _is_complete(root: Path, params: dict) -> bool:
 
 
 def _check_replaceable(root: Path) -> None:
-    """Raises FileExistsError if root holds anything but a shapes set."""
+    """Raise FileExistsError if root contains anything but a shapes data set."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return
     marks = [_read_json(root / 'dataset.json').get('format') == FORMAT]
@@ -158,20 +158,20 @@ def _check_replaceable(root: Path) -> None:
     if any(marks) and not foreign:
         return
     reason = (
-        f'holds other files ({foreign[0]})'
+        f'contains other files ({foreign[0]})'
         if foreign
         else 'is not a folder with a shapes data set'
     )
     raise FileExistsError(
-        f'{root} exists and {reason}; it is left as it is. Choose another '
+        f'{root} exists and {reason}; nothing was changed. Choose another '
         'root for the shapes data set, or move or delete this one.'
     )
 
 
 def _install(built: Path, root: Path, params: dict, aside: Path) -> None:
-    """Moves a finished set to root; a set that is there goes to aside.
+    """Move a finished data set to root; an existing one is moved to aside.
 
-    If another process has put the same set there, that one stays.
+    If another process has put the same data set there, that one is kept.
     """
     if root.exists() and not _is_complete(root, params):
         _check_replaceable(root)
@@ -207,29 +207,29 @@ def make_shapes(
     easy: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Makes the shapes data set, unless it is there already.
+    """Make the shapes data set, unless it already exists.
 
-    The set is built in a temporary folder beside ``root`` and renamed at the
-    end. A shapes set of other parameters, or one that lacks files, is
-    replaced. The same parameters and library versions give the same bytes;
-    an image does not depend on the numbers of images.
+    It is built in a temporary folder next to ``root`` and renamed at the end. A shapes
+    data set with other parameters or missing files is replaced. The same parameters and
+    library versions give the same bytes; an image does not depend on the number of
+    images.
 
     Args:
-        root: the folder of the set. Its parents are made as needed.
-        num_train: number of training images, 1 to 999999.
-        num_val: number of validation images, 1 to 999999.
-        size: height and width of the images in pixels, 64 to 4096.
-        seed: 0 to 2**32 - 1.
-        easy: whether to draw few shapes, none of them small or far hidden, which a
-            detector learns within minutes.
-        progress: whether to show the progress on stderr.
+        root: The output folder. Missing parents are created.
+        num_train: Number of training images, 1 to 999999. Default: 1000.
+        num_val: Number of validation images, 1 to 999999. Default: 200.
+        size: Height and width of the images in pixels, 64 to 4096. Default: 256.
+        seed: 0 to 2**32 - 1. Default: 0.
+        easy: Draw few shapes, none of them small or mostly hidden, which a detector
+            learns within minutes. Default: False.
+        progress: Show the progress on stderr. Default: True.
 
     Returns:
         ``root`` as a path.
 
     Raises:
-        ValueError: if a number is not an integer in its range.
-        FileExistsError: if ``root`` holds anything but a shapes set.
+        ValueError: A number is not an integer in its range.
+        FileExistsError: ``root`` contains anything but a shapes data set.
     """
     params = {
         'format': FORMAT,
@@ -241,14 +241,14 @@ def make_shapes(
         'seed': _integer('seed', seed, 0, 2**32 - 1),
         'easy': bool(easy),
     }
-    # Where root is a link, it is its target that gets replaced.
+    # If root is a link, replace its target.
     target = Path(root).resolve()
     if _is_complete(target, params):
         return Path(root)
     _check_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     threads = cv2.getNumThreads()
-    # Threads cost more than they gain on such small images.
+    # On such small images threads cost more than they save.
     cv2.setNumThreads(1)
     try:
         with tempfile.TemporaryDirectory(
@@ -263,10 +263,10 @@ def make_shapes(
 
 
 def describe_shapes(root: str | os.PathLike[str]) -> str:
-    """A table of a set's instances by split, class and COCO area.
+    """Return a table of a data set's instances by split, class and COCO area.
 
     Raises:
-        FileNotFoundError: if ``root`` holds no shapes set.
+        FileNotFoundError: ``root`` contains no shapes data set.
     """
     lines = []
     for split in SPLITS:

@@ -26,7 +26,7 @@ def test_demo_at_a_reduced_size(tmp_path):
         '== 1/4 data',
         'iteration 2 of 2: ',
         'Average Precision  (AP) @[ IoU=0.50      | area=   all',
-        'too short a training to detect',
+        'its training is too short to detect',
         'Picture:',
     ):
         assert text in result.stdout, text

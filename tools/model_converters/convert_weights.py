@@ -1,4 +1,4 @@
-"""Write a checkpoint in another layout: `mmmeta convert`, where tools are looked for.
+"""Write a checkpoint in another layout: `mmmeta convert`, in OpenMMLab's usual place.
 
 python tools/model_converters/convert_weights.py SRC DST --to LAYOUT
 """
