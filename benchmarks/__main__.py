@@ -1,4 +1,4 @@
-"""Speed and memory beside the other implementations.
+"""Measure speed and memory compared with other implementations.
 
 python -m benchmarks --quick
 python -m benchmarks --cases '*/1x800x1216/*' --json bench.json --plot bench.png
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
     Args:
-        argv: The arguments. Default: those of the process.
+        argv: The arguments. Default: `sys.argv[1:]`.
     """
     parser = argparse.ArgumentParser(
         'python -m benchmarks', description=__doc__.split('\n')[0]
@@ -39,46 +39,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--cases',
         nargs='+',
         metavar='PATTERN',
-        help="wildcards over names of cases, such as 'backbone/*/1x800x1216/*', or a "
+        help="wildcards for case names, such as 'backbone/*/1x800x1216/*', or a "
         'full name of any arch and size (default: all)',
     )
     parser.add_argument(
         '--alternatives',
         nargs='+',
         metavar='PATTERN',
-        help="wildcards over names of rows, such as '*eager*' (default: all)",
+        help="wildcards for row names, such as '*eager*' (default: all)",
     )
     parser.add_argument(
-        '--list', action='store_true', help='print cases and alternatives, and stop'
+        '--list', action='store_true', help='print cases and alternatives, then exit'
     )
     parser.add_argument(
         '--quick',
         action='store_true',
         help=f'{QUICK_CASE}, eager, {QUICK_ROUNDS} rounds, no peak memory; other '
-        'options go first',
+        'options override this',
     )
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--threads', type=positive, help="default: PyTorch's choice")
     parser.add_argument(
-        '--rounds', type=positive, help='calls of each row (default: as time allows)'
+        '--rounds', type=positive, help='calls per row (default: as time allows)'
     )
     parser.add_argument(
         '--seconds',
         type=float,
         default=30.0,
-        help='time for the rounds of a case, five at least (default: 30)',
+        help='time for the rounds of a case, at least five rounds (default: 30)',
     )
     parser.add_argument(
         '--allocator',
         choices=['tuned', 'stock'],
         default='tuned',
-        help="of the process that rows share: as mmmeta's tools set it, or as it is "
+        help="in the shared process: as set by mmmeta's tools, or unchanged "
         '(default: tuned)',
     )
     parser.add_argument(
         '--no-memory',
         action='store_true',
-        help='leave out peak memory, for which each row runs in one more process',
+        help='skip peak memory, for which each row runs in another process',
     )
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the results')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='draw the results')
@@ -106,10 +106,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_files(*paths: Path | None) -> None:
-    """Raise UserError before hours of measuring rather than after."""
+    """Raise UserError before hours of measuring rather than afterwards."""
     for path in paths:
         if path is not None and not path.absolute().parent.is_dir():
-            raise UserError(f'no folder {path.parent} to write {path.name} to; make it')
+            raise UserError(f'no folder {path.parent} for {path.name}; create it')
 
 
 def _measure(args: argparse.Namespace, chosen: list[tuple[Any, list]]) -> int:
@@ -138,7 +138,7 @@ def _measure(args: argparse.Namespace, chosen: list[tuple[Any, list]]) -> int:
         print(f'\n{show(result, args.markdown)}', flush=True)
         results.append(result)
         failures += sum(not row['counts'] for row in result['rows'])
-        if args.json:  # after each case, so that an interrupted run leaves something
+        if args.json:  # after each case, so that an interrupted run has results
             args.json.write_text(json.dumps(results, indent=1))
     if args.plot and results:
         from benchmarks.plot import plot

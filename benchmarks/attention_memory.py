@@ -1,14 +1,14 @@
-"""Measure the memory that attention takes at the size of a detector's images.
+"""Measure the memory of attention at detection image sizes.
 
     python -m benchmarks.attention_memory                # both tables
     python -m benchmarks.attention_memory --size 512 512
 
-One table is a Mask R-CNN forward with CAFormer-S18, by three implementations of the
-backbone on the same weights: mmmeta's, timm's, and mmmeta's with a matrix of scores
-("naive"). The other is stage 3 of UniFormer-S by its three modes, with and without
-such a matrix, forward and in a training step. Each figure is what a fresh process
-needed at its peak beyond what it held before, in MiB, on the CPU; outputs that differ
-are an error.
+One table is the forward pass of a Mask R-CNN with CAFormer-S18, for three
+implementations of the backbone with the same weights: mmmeta's, timm's, and mmmeta's
+with a score matrix ("naive"). The other is stage 3 of UniFormer-S in its three modes,
+with and without such a matrix, forward and in a training step. Each figure is the peak
+memory of a fresh process beyond its memory before the call, in MiB, on the CPU; outputs
+that differ are an error.
 """
 
 import argparse
@@ -30,13 +30,13 @@ UNIFORMER = [
 
 
 def naive_attention(query, key, value):
-    """Stand in for `scaled_dot_product_attention`: the scores are a matrix."""
+    """Replace `scaled_dot_product_attention`, with the scores as a matrix."""
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
     return scores.softmax(-1) @ value
 
 
 def detector(kind: str):
-    """Mask R-CNN with CAFormer-S18, its backbone by `kind`; the weights are one."""
+    """Return Mask R-CNN with CAFormer-S18 of a kind; all have the same weights."""
     import timm
     import torch
     from mmengine.config import Config
@@ -74,7 +74,7 @@ def detector(kind: str):
 
 
 def measure(what: str, kind: str, step: str, size: tuple[int, int]) -> dict:
-    """One case, in this process."""
+    """Measure one case in this process."""
     import torch
     from mmengine.registry import MODELS
 
@@ -114,7 +114,7 @@ def measure(what: str, kind: str, step: str, size: tuple[int, int]) -> dict:
 
     peak = peak_bytes(call)
     if peak is None:
-        raise RuntimeError('this needs Linux, which says what is resident at the peak')
+        raise RuntimeError('this needs Linux, which reports peak resident memory')
     return dict(
         mib=peak / MIB, check=[float(m.detach().double().abs().mean()) for m in out]
     )
@@ -145,7 +145,7 @@ def main() -> None:
         first = found[(what, 'mmmeta', step)]
         for a, b in zip(first['check'], found[case]['check'], strict=True):
             if not math.isclose(a, b, rel_tol=1e-4):
-                sys.exit(f'error: {case} computes something else: {a} and {b}')
+                sys.exit(f'error: outputs of {case} differ: {a} and {b}')
         mib = found[case]['mib']
         print(
             f'{what:10} {kind:7} {step:9} {mib:8.0f} MiB  x{mib / first["mib"]:.2f}',

@@ -1,4 +1,4 @@
-"""What is measured: cases, and the alternatives of each."""
+"""The cases to measure and their alternatives."""
 
 import re
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from fnmatch import fnmatchcase
 from mmmeta.archs.families import ARCHS
 from mmmeta.errors import UserError
 
-WHOLE = {  # task: (folder of its config, start of the config's name)
+WHOLE = {  # task: (folder of its config, prefix of the config's name)
     'retinanet': ('detection', 'retinanet'),
     'semantic_fpn': ('segmentation', 'semantic_fpn'),
 }
 TASKS = ('backbone', 'training', *WHOLE)
-# How far outputs may be off for a row to count, see `worker.difference`.
+# Maximum difference of outputs for a row to count, see `worker.difference`.
 BOUNDS = {'float32': 1e-4, 'bfloat16': 0.1}
 MODELS = 'benchmarks.models'
 # Backends of mmmeta.optimize by device.
@@ -48,7 +48,7 @@ class Case:
 
     @classmethod
     def parse(cls, name: str) -> 'Case | None':
-        """Return the case of a full name, or None if it is none."""
+        """Return the case of a full name, or None if it is not one."""
         match = re.fullmatch(r'(\w+)/(\w+)/(\d+)x(\d+)x(\d+)/(\w+)', name)
         if match is None:
             return None
@@ -63,16 +63,16 @@ class Alternative:
     """One row of a table.
 
     Attributes:
-        name: Its name; the first word says whose it is.
+        name: Its name; the first word is the package.
         build: 'module:function', called with the case, the weights in mmmeta's
-            layout, and whether the maps are to be normalized.
+            layout, and whether to normalize the maps.
         mode: 'eager', 'compile' (torch.compile), 'frozen' (torch.compile with
             Inductor's freezing), or a backend of `mmmeta.optimize`.
         channels_last: Whether weights and images are in this memory format.
-        process: 'shared' with the other rows, raw maps; 'mmmeta tool' or 'stock
-            tool': alone in a process with the allocator that such a tool sets, and
-            normalized maps, as a detector takes them.
-        floor: It is a bound and computes something else.
+        process: 'shared' with the other rows, with raw maps; 'mmmeta tool' or 'stock
+            tool': in its own process with the allocator settings of such a tool, and
+            normalized maps as in a detector.
+        floor: Whether it is a lower bound that computes something else.
     """
 
     name: str
@@ -106,7 +106,7 @@ def all_cases(device: str = 'cpu') -> list[Case]:
 
 
 def alternatives(case: Case, device: str = 'cpu') -> list[Alternative]:
-    """Return the rows of a case on a device; the first is mmmeta's eager one."""
+    """Return the rows of a case on a device, starting with mmmeta's eager one."""
     training = case.task == 'training'
     own = f'{MODELS}:mmmeta'
     rows = [
@@ -143,7 +143,7 @@ def alternatives(case: Case, device: str = 'cpu') -> list[Alternative]:
 
 
 def peers(case: Case) -> list[str]:
-    """Return the names of the packages that have the model of a case."""
+    """Return the names of the packages that provide the model of a case."""
     family = case.arch.split('_')[0]
     names = ['mmpretrain'] if family == 'poolformer' else []
     if case.task not in WHOLE and family in (
@@ -154,10 +154,10 @@ def peers(case: Case) -> list[str]:
 
 
 def select_cases(patterns: Sequence[str], device: str = 'cpu') -> list[Case]:
-    """Return the cases that any of the patterns fits, or that one names in full.
+    """Return the cases that match any of the patterns or full names.
 
     Raises:
-        UserError: A pattern fits none.
+        UserError: A pattern matches none.
     """
     known = all_cases(device)
     found: dict[str, Case] = {}
@@ -166,8 +166,8 @@ def select_cases(patterns: Sequence[str], device: str = 'cpu') -> list[Case]:
         named = Case.parse(pattern)
         if not fitting and named is None:
             raise UserError(
-                f'no case fits {pattern!r}: give wildcards over the names that --list '
-                'prints, or a full name TASK/ARCH/BATCHxHEIGHTxWIDTH/DTYPE'
+                f'no case matches {pattern!r}: pass wildcards for the names printed by '
+                '--list, or a full name TASK/ARCH/BATCHxHEIGHTxWIDTH/DTYPE'
             )
         found |= {case.name: case for case in fitting or [named]}
     return list(found.values())
@@ -176,16 +176,16 @@ def select_cases(patterns: Sequence[str], device: str = 'cpu') -> list[Case]:
 def select_alternatives(
     case: Case, patterns: Sequence[str] = ('*',), device: str = 'cpu'
 ) -> list[Alternative]:
-    """Return the rows of a case that any of the patterns fits, and the first.
+    """Return the rows of a case that match any of the patterns, and the first row.
 
     Raises:
-        UserError: None fits.
+        UserError: None matches.
     """
     rows = alternatives(case, device)
     fitting = [r for r in rows if any(fnmatchcase(r.name, p) for p in patterns)]
     if not fitting:
         raise UserError(
-            f'no alternative of {case.name} fits {" ".join(patterns)}; it has '
+            f'no alternative of {case.name} matches {" ".join(patterns)}; it has '
             + ', '.join(row.name for row in rows)
         )
     return fitting if rows[0] in fitting else [rows[0], *fitting]

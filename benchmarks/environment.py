@@ -1,4 +1,4 @@
-"""What a run was made with, to print beside its figures."""
+"""The environment of a run, to print with its results."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import torch
 
 from mmmeta.version import __version__
 
-# Import name: distributions that have it.
+# Import name: distributions that provide it.
 LIBRARIES = {
     'timm': ('timm',),
     'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
@@ -21,7 +21,7 @@ VARIABLES = ('MALLOC_', 'GLIBC_TUNABLES', 'OMP_', 'KMP_', 'LD_PRELOAD', 'TORCHIN
 
 
 def environment(device: str, tuned: bool) -> dict[str, Any]:
-    """Return versions, the processor and the settings of this process.
+    """Return versions, the CPU and the settings of this process.
 
     Args:
         device: 'cpu' or 'cuda'.

@@ -19,9 +19,9 @@ STATUS = Path('/proc/self/status')
 
 
 def timed(step: Callable[[], Any], device: str = 'cpu') -> tuple[float, int]:
-    """Return the milliseconds of a call and the page faults without input or output.
+    """Return the milliseconds of a call and its minor page faults.
 
-    On a GPU the time is the device's, between two CUDA events.
+    On a GPU the time is measured between two CUDA events.
     """
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     if device == 'cuda':
@@ -59,19 +59,19 @@ def saved_bytes(model: nn.Module, step: Callable[[], Any]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = step()  # while they live, so does all that is saved
+        outputs = step()  # keeping the outputs keeps all saved tensors
     del outputs
     return sum(saved.values())
 
 
 def peak_bytes(step: Callable[[], Any], device: str = 'cpu') -> int | None:
-    """Return how much memory a call needs at its peak beyond what was held before.
+    """Return the peak memory of a call beyond the memory in use before it.
 
-    On a CPU that is resident memory, and means something only where the allocator
-    gives back what is freed: in a process with MALLOC_MMAP_THRESHOLD_ set.
+    On a CPU this is resident memory, which is meaningful only if the allocator returns
+    freed memory: in a process with MALLOC_MMAP_THRESHOLD_ set.
 
     Returns:
-        Bytes, or None where the system does not say.
+        Bytes, or None if the system does not report it.
     """
     gc.collect()
     if device == 'cuda':
@@ -83,7 +83,7 @@ def peak_bytes(step: Callable[[], Any], device: str = 'cpu') -> int | None:
         return torch.cuda.max_memory_allocated() - before
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-        Path('/proc/self/clear_refs').write_text('5')  # the peak counts from here
+        Path('/proc/self/clear_refs').write_text('5')  # reset the peak
         before = _resident('VmRSS')
         step()
         return _resident('VmHWM') - before
@@ -97,7 +97,7 @@ def _resident(field: str) -> int:
 
 
 def copy_bandwidth(size: int = 2**30, repeats: int = 20) -> float:
-    """Return the bytes a second that a GPU reads and writes when it copies `size`."""
+    """Return the bytes per second that a GPU reads and writes when copying `size`."""
     source = torch.empty(size, dtype=torch.uint8, device='cuda')
     target = torch.empty_like(source)
     best = min(timed(lambda: target.copy_(source), 'cuda')[0] for _ in range(repeats))
@@ -107,17 +107,17 @@ def copy_bandwidth(size: int = 2**30, repeats: int = 20) -> float:
 def fewest_bytes(
     backbone: nn.Module, batch: int, size: tuple[int, int], itemsize: int
 ) -> int:
-    """Return what a forward pass must read and write, if all that can be is fused.
+    """Return the bytes that a forward pass must read and write with ideal fusion.
 
     Weights are read once. A downsampling reads its input and writes its output. Each
-    of a block's two branches reads the map and writes it: a norm over the map must
-    have seen all of it, and hidden channels need not leave the chip.
+    of a block's two branches reads the map and writes it: a norm over the map needs
+    all of it first, and hidden channels can stay on the chip.
 
     Args:
         backbone: A `MetaFormer` on the meta device, where nothing is computed.
         batch: Number of images.
         size: Their height and width in pixels.
-        itemsize: Bytes of a number.
+        itemsize: Bytes per element.
     """
     values = sum(p.numel() for p in backbone.parameters())
 

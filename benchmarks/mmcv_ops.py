@@ -1,9 +1,9 @@
-"""Time mmcv's compiled NMS and RoIAlign beside those that mmmeta makes of torchvision.
+"""Time mmcv's compiled NMS and RoIAlign against mmmeta's, which use torchvision.
 
-python -m benchmarks.mmcv_ops          (where mmcv was compiled)
+python -m benchmarks.mmcv_ops          (needs a compiled mmcv)
 
-Sizes are those of a Mask R-CNN on two images of 800x1216 in training. Alternatives are
-interleaved in one process; a row is the median in milliseconds, and compiled / ours.
+Sizes are those of a Mask R-CNN in training on two images of 800x1216. Alternatives are
+interleaved in one process; a row has the medians in milliseconds, and compiled / ours.
 """
 
 import importlib.util
@@ -55,7 +55,7 @@ def roi_case(stride: int, n: int, size: int, layout: torch.memory_format) -> dic
 
     def forward(ops: ModuleType) -> torch.Tensor:
         output = grad.new_zeros(grad.shape)
-        # The compiled one reads contiguous maps only: turning them is its cost.
+        # The compiled one needs contiguous maps: converting them is part of its cost.
         x = handed.contiguous() if ops is compiled else handed
         ops.roi_align_forward(x, rois, output, none, none, **options)
         return output

@@ -1,7 +1,7 @@
 """The implementations, built from the same weights.
 
-A builder takes a case, a state dict in mmmeta's layout and whether the maps are to be
-normalized. It returns a float32 module on the CPU that takes images and returns maps.
+A builder takes a case, a state_dict in mmmeta's layout and whether to normalize the
+maps. It returns a float32 module on the CPU that takes images and returns maps.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ State = Mapping[str, Tensor]
 def mmmeta(
     case: Case, state: State, normalized: bool, **backbone_kwargs: Any
 ) -> nn.Module:
-    """mmmeta's own."""
+    """Return mmmeta's model."""
     from mmengine.registry import MODELS
 
     backbone = dict(type='mmmeta.MetaFormer', arch=case.arch, **backbone_kwargs)
@@ -31,21 +31,21 @@ def mmmeta(
 
 
 def plain(case: Case, state: State, normalized: bool) -> nn.Module:
-    """mmmeta's own without its fast blocks."""
+    """Return mmmeta's model without its fast blocks."""
     return mmmeta(case, state, normalized, fast=False)
 
 
 def recomputed(case: Case, state: State, normalized: bool) -> nn.Module:
-    """mmmeta's own with `recompute_mlp`."""
+    """Return mmmeta's model with `recompute_mlp`."""
     return mmmeta(case, state, normalized, recompute_mlp=True)
 
 
 def mmpretrain(case: Case, state: State, normalized: bool) -> nn.Module:
-    """MMPretrain's. Where maps are to be raw, its norms of them are taken out."""
+    """Return MMPretrain's model; for raw maps, its output norms are removed."""
     import mmpretrain.models  # noqa: F401
     from mmpretrain.registry import MODELS
 
-    # Its default freezes the stem, which would be less work.
+    # Its default freezes the stem, which would save it work.
     size = case.arch.split('_')[1]
     backbone = dict(arch=size, out_indices=[0, 2, 4, 6], frozen_stages=-1)
     if case.task in WHOLE:
@@ -62,10 +62,10 @@ def mmpretrain(case: Case, state: State, normalized: bool) -> nn.Module:
 
 
 def timm(case: Case, state: State, normalized: bool) -> nn.Module:
-    """timm's with `features_only`, which has no norms of the maps.
+    """Return timm's `features_only` model, which has no output norms.
 
     Raises:
-        ValueError: The maps are to be normalized.
+        ValueError: Normalized maps were requested.
     """
     import timm
 
@@ -80,11 +80,11 @@ def timm(case: Case, state: State, normalized: bool) -> nn.Module:
 
 
 class Floor(nn.Module):
-    """What is left of a backbone without norms, pooling, scales and shortcuts.
+    """A backbone without norms, pooling, scales and shortcuts.
 
     Args:
         backbone: A `MetaFormer`.
-        activations: Keep those of the MLPs. Token mixers with weights are kept whole.
+        activations: Keep those of the MLPs. Token mixers with weights are kept.
     """
 
     def __init__(self, backbone: nn.Module, activations: bool) -> None:
@@ -108,20 +108,20 @@ class Floor(nn.Module):
 
 
 def convolutions(case: Case, state: State, normalized: bool) -> nn.Module:
-    """The floor: the convolutions alone."""
+    """Return the floor with only the convolutions."""
     return Floor(mmmeta(case, state, normalized), activations=False)
 
 
 def activations(case: Case, state: State, normalized: bool) -> nn.Module:
-    """The floor with the activations between the convolutions."""
+    """Return the floor with the activations between the convolutions."""
     return Floor(mmmeta(case, state, normalized), activations=True)
 
 
 def draw_weights(case: Case) -> dict[str, Tensor]:
     """Return weights in mmmeta's layout, the same every time.
 
-    All of the backbone's are drawn so that no scale hides a branch: layer scales are
-    0.5, not 1e-5, else outputs would be equal whatever the blocks compute.
+    The backbone's are random so that no scale hides a branch: layer scales are 0.5, not
+    1e-5, else outputs would be equal whatever the blocks compute.
     """
     from mmengine.registry import MODELS
 
@@ -172,7 +172,7 @@ def _whole(case: Case, backbone: dict, state: State | None = None) -> Tensors:
     model = MODELS.build(cfg)
     if state is not None:
         missing, unexpected = model.load_state_dict(state, strict=False)
-        # RetinaNet does not look at the first map, and mmmeta's has no norm there.
+        # RetinaNet does not use the first map, and mmmeta's has no norm there.
         wrong = [k for k in missing if not k.startswith('backbone.norm0.')] + unexpected
         if wrong:
             raise RuntimeError(f'the weights do not fit at {wrong[0]}')

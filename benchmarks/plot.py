@@ -1,4 +1,4 @@
-"""The picture of a run: bars of medians with quartiles, a panel for each case."""
+"""The picture of a run: bars of medians with quartiles, one panel per case."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colors, which the color-blind tell apart.
+# Okabe and Ito's colors for color-blind readers.
 COLORS = {'mmmeta': '#D55E00', 'mmpretrain': '#0072B2', 'timm': '#009E73'}
 FLOOR_COLOR = '#999999'
 
@@ -16,7 +16,7 @@ def plot(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     Args:
         cases: Results of `run_case`.
-        path: Where to write it; the suffix says the format.
+        path: The output file; its suffix determines the format.
     """
     timed = [[r for r in case['rows'] if 'median_ms' in r] for case in cases]
     heights = [len(rows) + 2 for rows in timed]

@@ -1,4 +1,4 @@
-"""From timings to ratios, and how results are shown."""
+"""Computing ratios from timings, and showing results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -17,8 +17,8 @@ BEST = tuple(f'mmmeta {backend}' for backend in OPTIMIZED)
 RECOMPUTED = ('mmmeta recompute_mlp',)
 COMPILED = ('mmpretrain compile', 'timm compile')
 FROZEN = ('mmpretrain frozen', 'timm frozen')
-# What is compared, the rows of mmmeta's and those of others of which the best is
-# taken, and the figure. There is no line where a case has no such row.
+# The comparison's label, mmmeta's rows and the others' (the best of each is used), and
+# the figure. Comparisons without such rows in a case are omitted.
 COMPARISONS = (
     ('as users run each', OWN[1:], ('mmpretrain as users',), 'median_ms'),
     ('eager, MMPretrain', OWN[:1], STOCK, 'median_ms'),
@@ -38,7 +38,7 @@ UNITS = {'median_ms': 'ms', 'saved_mib': 'MiB', 'peak_mib': 'MiB'}
 def summarize(calls: Sequence[tuple[float, int]]) -> dict[str, float]:
     """Return median, quartiles and minimum of calls (milliseconds, page faults)."""
     times = [ms for ms, _ in calls]
-    # One call has no spread.
+    # A single call has no quartiles.
     low, middle, high = quantiles(
         times * (2 if len(times) == 1 else 1), method='inclusive'
     )
@@ -53,16 +53,16 @@ def summarize(calls: Sequence[tuple[float, int]]) -> dict[str, float]:
 
 
 def counts(row: Facts) -> bool:
-    """Return whether a row was measured and computes what mmmeta computes."""
+    """Whether a row was measured and computes what mmmeta computes."""
     return not row['failed'] and (row['floor'] or row['error'] <= row['bound'])
 
 
 def compare(case: dict[str, Any]) -> dict[str, Any]:
     """Add to a case which rows count, their ratios, and the comparisons.
 
-    A ratio is of medians of the same run, among the rows of one process or among
-    those as users run them: to mmmeta's eager one ('to_mmmeta') and to the first of a
-    peer ('to_peer').
+    Ratios are of medians of the same run, among the rows of the shared process or among
+    the 'as users' rows: to mmmeta's eager row ('to_mmmeta') and to a peer's first row
+    ('to_peer').
     """
     for row in case['rows']:
         row['counts'] = counts(row)
@@ -132,7 +132,7 @@ def show(case: Facts, markdown: bool = False) -> str:
 
 
 def _align(row: Sequence[str], widths: Sequence[int]) -> str:
-    """The first and the last column are text, those between numbers."""
+    """Align a row: the first and last columns are text, the others numbers."""
     first, *numbers, last = zip(row, widths, strict=True)
     middle = [text.rjust(width) for text, width in numbers]
     return '  '.join([first[0].ljust(first[1]), *middle, last[0]]).rstrip()
@@ -182,7 +182,7 @@ def _remark(row: Facts) -> str:
 
 
 def describe(environment: Facts) -> str:
-    """Return the line above the tables: what they were measured with."""
+    """Return the line above the tables that describes the environment."""
     versions = [
         f'{name} {environment[name]}'
         for name in ('mmmeta', 'torch', 'timm', 'mmpretrain', 'openvino')

@@ -1,4 +1,4 @@
-"""Running cases: workers that take turns, so that only one computes at a time."""
+"""Running cases with workers that take turns, so that only one computes at a time."""
 
 import json
 import os
@@ -17,24 +17,25 @@ from tqdm import tqdm
 from benchmarks.cases import BOUNDS, Alternative, Case
 from benchmarks.report import compare, summarize
 
-ROOT = Path(__file__).resolve().parents[1]  # where `benchmarks` is found
+ROOT = Path(__file__).resolve().parents[1]  # parent folder of `benchmarks`
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 1000
 MIB = 2**20
-# With it fixed, glibc gives every larger buffer back as soon as it is freed, and
-# resident memory is what is in use.
+# With a fixed threshold, glibc returns every larger buffer as soon as it is freed, so
+# resident memory equals memory in use.
 GIVE_BACK = {'MALLOC_MMAP_THRESHOLD_': str(2**16), 'MALLOC_TRIM_THRESHOLD_': str(2**16)}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How cases are run.
+    """Settings for running cases.
 
     Attributes:
         device: 'cpu' or 'cuda'. Default: 'cpu'.
-        threads: Of PyTorch. Default: PyTorch's own choice.
-        tuned: Whether the process that rows share has the allocator that mmmeta's
-            tools set. Default: True.
-        rounds: How many; None: as `seconds` allow, at least five. Default: None.
+        threads: PyTorch's threads. Default: PyTorch's own choice.
+        tuned: Whether the shared process tunes its allocator like mmmeta's tools.
+            Default: True.
+        rounds: Number of rounds; None for as many as `seconds` allow, at least five.
+            Default: None.
         seconds: Time for the rounds of a case. Default: 30.
         memory: Measure peak memory, on a CPU in a new process for each row.
             Default: True.
@@ -56,10 +57,10 @@ class Worker:
     """A process with one session of `benchmarks.worker`.
 
     Args:
-        case: What it measures.
-        folder: Where the case's weights, images and outputs are or will be.
+        case: The case to measure.
+        folder: Folder of the case's weights, images and outputs.
         settings: Device and threads.
-        tuned: Whether its allocator is the tuned one.
+        tuned: Whether it tunes its allocator.
         variables: Environment variables to add. Default: none.
     """
 
@@ -98,7 +99,7 @@ class Worker:
         """Call a method of the session and wait for its result.
 
         Raises:
-            WorkerError: It failed, or the process ended.
+            WorkerError: It failed, or the process exited.
         """
         try:
             print(json.dumps([method, arguments]), file=self.process.stdin, flush=True)
@@ -109,7 +110,7 @@ class Worker:
             status = self.process.wait()
             last = self.log.read_text(errors='replace').strip().splitlines()[-1:]
             raise WorkerError(
-                f'the process ended with status {status}: {" ".join(last)}'
+                f'the process exited with status {status}: {" ".join(last)}'
             )
         answer = json.loads(line)
         if 'error' in answer:
@@ -139,7 +140,7 @@ def run_case(
     Args:
         case: The case.
         alternatives: Its rows, mmmeta's eager one first.
-        settings: How. Default: `Settings()`.
+        settings: The settings. Default: `Settings()`.
 
     Returns:
         The fields of the case, and 'name', 'environment' (by process), 'least_ms' (the
@@ -147,7 +148,7 @@ def run_case(
         `benchmarks.report` shows them.
 
     Raises:
-        WorkerError: A process ended, or mmmeta cannot compute the expected outputs.
+        WorkerError: A process exited, or mmmeta cannot compute the expected outputs.
     """
     settings = settings or Settings()
     with ExitStack() as stack:
@@ -191,7 +192,7 @@ def _processes(
 
 
 def _bar(items: Sequence[Alternative], text: str) -> Iterable[Alternative]:
-    """Show progress where someone sees it, and leave nothing behind."""
+    """Show progress in a terminal, and clear it afterwards."""
     return tqdm(items, desc=text, unit='row', leave=False, disable=None)
 
 
@@ -222,7 +223,7 @@ def _interleave(
     settings: Settings,
     text: str,
 ) -> dict[str, list[tuple[float, int]]]:
-    """Call the rows in turn, each round beginning with another one.
+    """Call the rows in turn, starting each round with a different row.
 
     Returns:
         Milliseconds and page faults of each call, by row.
@@ -243,7 +244,7 @@ def _interleave(
 def _memory(
     case: Case, row: Alternative, worker: Worker, settings: Settings
 ) -> dict[str, float | None]:
-    """Return what a row keeps for the backward pass and needs at its peak, in MiB."""
+    """Return a row's memory kept for the backward pass and at the peak, in MiB."""
     saved = peak = None
     if case.task == 'training':
         saved = worker.ask('saved', name=row.name) / MIB

@@ -1,10 +1,10 @@
-"""A process that builds alternatives of one case and calls them when told to.
+"""A process that builds alternatives of one case and calls them on request.
 
     python -m benchmarks.worker FOLDER
 
 It answers each line of JSON on stdin, `[method of Session, arguments]`, with one on
-stdout, `{"result": ...}` or `{"error": message}`. FOLDER holds the weights, the images
-and the outputs to compare with, which the first process writes.
+stdout, `{"result": ...}` or `{"error": message}`. FOLDER contains the weights, images and
+expected outputs, which the first process writes.
 """
 
 import json
@@ -37,14 +37,14 @@ STEADY_CALLS = 3
 
 @dataclass
 class Row:
-    """An alternative, built.
+    """An alternative after building.
 
     Attributes:
         plain: The module that has the parameters.
         model: The module called, compiled or not.
         images: Its input.
-        maps_grads: What a training step's backward pass starts from: a gradient for
-            each map.
+        maps_grads: The gradient of each map, from which a training step's backward
+            pass starts.
     """
 
     plain: nn.Module
@@ -57,7 +57,7 @@ class Row:
             return tree_leaves(self.model(self.images))
 
     def step(self) -> None:
-        """What is timed. Outputs are freed within it."""
+        """Run the timed step, including freeing the outputs."""
         if self.maps_grads is None:
             self.forward()
             return
@@ -67,10 +67,10 @@ class Row:
 
 
 class Session:
-    """What the parent process can ask for.
+    """The methods that the parent process can call.
 
     Args:
-        folder: Where weights, images and expected outputs are.
+        folder: Folder of weights, images and expected outputs.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,7 +80,7 @@ class Session:
     def open(
         self, case: Mapping, device: str, threads: int | None, tuned: bool
     ) -> dict[str, Any]:
-        """Take the case, and set threads and allocator before anything is built.
+        """Set the case, the threads and the allocator before anything is built.
 
         Returns:
             The environment.
@@ -89,12 +89,12 @@ class Session:
         self.dtype = getattr(torch, self.case.dtype)
         if threads is not None:
             torch.set_num_threads(threads)
-        # Else a GPU's float32 convolutions have ten bits.
+        # Otherwise float32 convolutions on a GPU use TF32, with ten bits.
         torch.backends.cudnn.allow_tf32 = False
         return environment(device, tuned and tune_allocator())
 
     def prepare(self) -> None:
-        """Write weights, images, and what mmmeta computes from them in float32."""
+        """Write weights, images, and mmmeta's outputs for them in float32."""
         weights = models.draw_weights(self.case)
         torch.manual_seed(1)
         images = torch.randn(self.case.batch, 3, *self.case.size)
@@ -128,7 +128,7 @@ class Session:
         return Row(plain, _compile(plain, alternative.mode), images, grads)
 
     def _observe(self, row: Row) -> dict[str, Any]:
-        """Return maps and, in training, gradients under mmmeta's names."""
+        """Return maps and, in training, gradients by mmmeta's names."""
         row.step()
         grads = {
             name.replace('stages_', 'stages.'): p.grad  # timm's features_only
@@ -143,10 +143,10 @@ class Session:
         )
 
     def add(self, alternative: Mapping) -> float | None:
-        """Build an alternative, compile it, and return how far its outputs are off."""
+        """Build an alternative, compile it, and return the error of its outputs."""
         alternative = Alternative(**alternative)
         row = self._build(alternative, self.device, self.dtype)
-        # An option of torch.compile is not enough: Dynamo looks at the setting too.
+        # An option of torch.compile is not enough: Dynamo also reads the setting.
         freezing = alternative.mode == 'frozen'
         with torch._inductor.config.patch(freezing=freezing):
             found = self._observe(row)
@@ -156,7 +156,7 @@ class Session:
         return difference(found, torch.load(self._expected(alternative)), self.dtype)
 
     def warm_up(self, name: str, seconds: float) -> None:
-        """Call a row until three calls in a row were not much faster than before."""
+        """Call a row until three consecutive calls are not much faster than before."""
         deadline = time.monotonic() + seconds
         best, since = math.inf, 0
         for _ in range(WARM_UP_CALLS):
@@ -167,11 +167,11 @@ class Session:
                 return
 
     def call(self, name: str) -> tuple[float, int]:
-        """Return the milliseconds and page faults of one call, the second in a row.
+        """Return the milliseconds and page faults of the second of two calls.
 
-        The first one brings back the caches and the threads. OpenMP's wait actively for
-        more to do, and would take the processor from a row that has threads of its own,
-        as OpenVINO does.
+        The first one refills caches and wakes threads. OpenMP's threads spin while
+        waiting for work, and would slow down a row with its own threads, such as
+        OpenVINO.
         """
         self.rows[name].step()
         return measure.timed(self.rows[name].step, self.device)
@@ -182,11 +182,11 @@ class Session:
         return measure.saved_bytes(row.plain, row.forward)
 
     def peak(self, name: str) -> int | None:
-        """Return the bytes of memory of one call at its peak."""
+        """Return the peak memory of one call in bytes."""
         return measure.peak_bytes(self.rows[name].step, self.device)
 
     def least_ms(self) -> float:
-        """Return the time in which a GPU moves the fewest bytes of the backbone."""
+        """Return the time a GPU needs to move the fewest bytes of the backbone."""
         from mmengine.registry import MODELS
 
         with torch.device('meta'):
@@ -200,7 +200,7 @@ class Session:
 
 
 def _maps_grads(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """Draw a gradient for each map, the same every time, in the map's own strides."""
+    """Return a reproducible random gradient for each map, with the map's strides."""
     with torch.no_grad():
         maps = tree_leaves(model(images))
     torch.manual_seed(2)
@@ -208,7 +208,7 @@ def _maps_grads(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def _optimize(model: nn.Module, backend: str, dtype: torch.dtype) -> nn.Module:
-    """Return mmmeta's optimized form, folded in float32."""
+    """Return the model optimized by mmmeta, folded in float32."""
     if isinstance(model, models.Tensors):
         return models.Tensors(_optimize(model.model, backend, dtype)).to(dtype)
     return mmmeta.optimize(model, backend=backend, dtype=dtype)
@@ -217,17 +217,17 @@ def _optimize(model: nn.Module, backend: str, dtype: torch.dtype) -> nn.Module:
 def _compile(model: nn.Module, mode: str) -> Callable[[Tensor], Any]:
     if mode == 'eager':
         return model
-    # Said either way: Dynamo takes what it compiled for another row of the same code
-    # where options are equal and only the weights are others.
+    # Set in either case: with equal options Dynamo would reuse the code compiled for
+    # another row that differs only in its weights.
     return torch.compile(model, options=dict(freezing=mode == 'frozen'))
 
 
 def difference(found: Mapping, expected: Mapping, dtype: torch.dtype) -> float:
-    """Return how far outputs are off: the greatest of all maps, and of the gradients.
+    """Return the largest error of the outputs: of all maps, and of the gradients.
 
-    Of a map it is the largest difference (in bfloat16, where single values are mostly
-    rounding, the root mean square) over the map's standard deviation, of the gradients
-    the norm of the difference over theirs.
+    A map's error is the largest difference (in bfloat16, where differences of single
+    values are mostly rounding, the root mean square) over the map's standard deviation;
+    that of the gradients is the norm of their difference over their norm.
 
     Raises:
         ValueError: Shapes or names differ, or a value is not finite.
@@ -235,10 +235,10 @@ def difference(found: Mapping, expected: Mapping, dtype: torch.dtype) -> float:
     maps, wanted = found['maps'], expected['maps']
     shapes, wanted_shapes = ([tuple(m.shape) for m in each] for each in (maps, wanted))
     if shapes != wanted_shapes:
-        raise ValueError(f'its maps are {shapes}, not {wanted_shapes}')
+        raise ValueError(f'its maps are {shapes}, expected {wanted_shapes}')
     grads, wanted_grads = found['grads'], expected['grads']
     if odd := grads.keys() ^ wanted_grads.keys():
-        raise ValueError(f'{min(odd)} has a gradient in one implementation alone')
+        raise ValueError(f'{min(odd)} has a gradient in only one implementation')
     size = torch.max if dtype == torch.float32 else _root_mean_square
     worst = [size((m - w).abs()) / w.std() for m, w in zip(maps, wanted, strict=True)]
     if grads:
@@ -256,7 +256,7 @@ def _root_mean_square(x: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Answer until stdin ends. What libraries print goes to stderr."""
+    """Answer requests until stdin ends. Output of libraries goes to stderr."""
     answers = os.fdopen(os.dup(1), 'w', buffering=1)
     os.dup2(2, 1)
     warnings.simplefilter('ignore')
@@ -265,7 +265,7 @@ def main() -> None:
         method, arguments = json.loads(line)
         try:
             answer = dict(result=getattr(session, method)(**arguments))
-        except Exception as error:  # one row's failure; the others go on
+        except Exception as error:  # one row failed; continue with the others
             traceback.print_exc()
             text = str(error).strip() or type(error).__name__
             answer = dict(error=text.splitlines()[0])

@@ -162,7 +162,7 @@ def test_cases_and_rows_are_chosen_by_name():
     assert (own.arch, own.batch, own.size) == ('convformer_b36', 3, (96, 64))
     assert '2x800x1344' in ' '.join(c.name for c in select_cases(['*'], 'cuda'))
     for pattern in ('nothing*', 'backbone/resnet50/1x64x64/float32'):
-        with pytest.raises(UserError, match='no case fits'):
+        with pytest.raises(UserError, match='no case matches'):
             select_cases([pattern])
 
 
