@@ -3,8 +3,8 @@
     python -m benchmarks.worker FOLDER
 
 It answers each line of JSON on stdin, `[method of Session, arguments]`, with one on
-stdout, `{"result": ...}` or `{"error": message}`. FOLDER contains the weights, images and
-expected outputs, which the first process writes.
+stdout, `{"result": ...}` or `{"error": message}`. FOLDER contains the weights, images
+and expected outputs, which the first process writes.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""MMPretrain's runtime; of the checkpoints, one an epoch, the last three are kept."""
+"""MMPretrain's runtime; saves a checkpoint per epoch and keeps the last three."""
 
 _base_ = 'mmpretrain::_base_/default_runtime.py'
 

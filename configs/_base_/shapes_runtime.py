@@ -1,4 +1,4 @@
-"""MMDetection's runtime for the short trainings on the embedded shapes."""
+"""MMDetection's runtime for short training runs on the embedded shapes."""
 
 _base_ = 'mmdet::_base_/default_runtime.py'
 

@@ -15,5 +15,5 @@ load_from = 'mmmeta://caformer_s18.sail_in1k'
 
 model = dict(backbone=dict(type='mmmeta.CAFormer'))
 
-# Source: scripts/caformer/finetune_*_384.sh: LAMB and twice ConvFormer's rate.
+# Source: scripts/caformer/finetune_*_384.sh: LAMB with twice ConvFormer's rate.
 optim_wrapper = dict(optimizer=dict(type='Lamb', lr=1e-4))

@@ -16,8 +16,8 @@ _base_ = [
     '../_base_/imagenet_runtime.py',
 ]
 
-# Not init_cfg of the backbone: the classifier's own layers go on from there too. And
-# it is read for training only, so that inference and a resumed run download nothing.
+# Not the backbone's init_cfg, because the classifier's own layers are loaded too, and
+# because this is read only for training: inference and resumed runs download nothing.
 load_from = 'mmmeta://convformer_s18.sail_in1k'
 
 model = dict(

@@ -1,6 +1,6 @@
 """Cascade Mask R-CNN, ConvFormer-M36, COCO 1x: no result is published.
 
-The recipe is ours; configs/_base_/schedules/metaformer_1x.py says after whom.
+The recipe is ours; configs/_base_/schedules/metaformer_1x.py lists its sources.
 Batch size 16: on 8 GPUs 2 each.
 8 GPUs: bash tools/dist_train.sh configs/detection/cascade_mask_rcnn_convformer_m36.py 8
 1 GPU:  python tools/train.py configs/detection/cascade_mask_rcnn_convformer_m36.py \

@@ -21,17 +21,17 @@ model = dict(
     backbone=dict(
         _base_.pop('backbones').poolformer_s12, drop_path_rate=0.0, init_cfg=None
     ),
-    # Without pretrained weights, norms in the neck and the heads are what lets a
-    # detector start to learn within minutes; narrower, they cost a CPU less.
+    # Without pretrained weights, a detector needs norms in the neck and heads to start
+    # learning within minutes; narrower layers are cheaper on a CPU.
     neck=dict(out_channels=width, norm_cfg=norm_cfg, num_outs=4),
-    # Objects measure 15 to 65 pixels; MMDetection's anchors begin at 32.
+    # Objects measure 15 to 65 pixels; MMDetection's anchors start at 32.
     rpn_head=dict(
         in_channels=width,
         feat_channels=width,
         anchor_generator=dict(scales=[4], ratios=[1.0], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
-        # In images this small nearly every box would come from the first level.
+        # In such small images nearly every box would come from the first level.
         bbox_roi_extractor=dict(out_channels=width, finest_scale=16),
         bbox_head=dict(
             type='ConvFCBBoxHead',
@@ -52,7 +52,7 @@ model = dict(
             norm_cfg=norm_cfg,
         ),
     ),
-    # The few objects of an image need fewer proposals.
+    # Images with few objects need fewer proposals.
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
         rcnn=dict(sampler=dict(num=32)),
@@ -60,5 +60,5 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)),
 )
 
-# So that a run can be repeated; the result of so short a training depends on it.
+# For reproducibility: the result of such a short training depends on the seed.
 randomness = dict(seed=0)

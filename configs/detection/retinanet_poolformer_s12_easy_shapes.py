@@ -7,11 +7,11 @@ From random weights, in minutes, on a CPU:
 
 _base_ = 'retinanet_poolformer_s12_shapes.py'
 
-scale = (96, 96)  # pixels; easy shapes measure 16 to 80 then
+scale = (96, 96)  # pixels; easy shapes then measure 16 to 80
 
 model = dict(
-    # From so small weights as the reference's, some seeds learn to tell the classes
-    # apart only after hundreds of iterations.
+    # With the reference's small initial weights, some seeds learn to distinguish the
+    # classes only after hundreds of iterations.
     backbone=dict(
         init_cfg=dict(
             _delete_=True,
@@ -47,11 +47,11 @@ default_hooks = dict(
     time_left=dict(
         type='mmmeta.TimeLeftHook', short_form='make demo DEMO_ARGS=--short'
     ),
-    # AP50 of 0.5 is the bar of `make demo`; the rest is a margin.
+    # `make demo` requires an AP50 of 0.5; the rest is a margin.
     early_stopping=dict(
         type='EarlyStoppingHook',
         monitor='coco/bbox_mAP_50',
         stopping_threshold=0.65,
-        patience=max_epochs,  # it is to stop for nothing else
+        patience=max_epochs,  # do not stop for any other reason
     ),
 )

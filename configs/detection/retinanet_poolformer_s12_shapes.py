@@ -18,8 +18,8 @@ model = dict(
     backbone=dict(
         _base_.pop('backbones').poolformer_s12, drop_path_rate=0.0, init_cfg=None
     ),
-    # Without pretrained weights, norms in the neck and the head are what lets a
-    # detector start to learn within minutes; narrower, they cost a CPU less.
+    # Without pretrained weights, a detector needs norms in the neck and head to start
+    # learning within minutes; narrower layers are cheaper on a CPU.
     neck=dict(out_channels=128, norm_cfg=dict(type='GN', num_groups=16), num_outs=4),
     bbox_head=dict(
         num_classes=6,
@@ -32,10 +32,10 @@ model = dict(
         ),
         loss_cls=dict(gamma=1.5, alpha=0.5),
     ),
-    # More anchors count as objects, and those count more in the loss above: in so
-    # short a training both about double what is found.
+    # More positive anchors, which have more weight in the loss above: in such a short
+    # training each of these about doubles the detections.
     train_cfg=dict(assigner=dict(pos_iou_thr=0.4, neg_iou_thr=0.3)),
 )
 
-# So that a run can be repeated; the result of so short a training depends on it.
+# For reproducibility: the result of such a short training depends on the seed.
 randomness = dict(seed=103924416)

@@ -17,7 +17,7 @@ norm_cfg = dict(type='BN')
 
 model = dict(
     data_preprocessor=dict(size=_base_.scale),
-    # From so small weights as the reference's, the blocks would take long to matter.
+    # With the reference's small initial weights, the blocks would have little effect.
     backbone=dict(
         _base_.pop('backbones').poolformer_s12,
         drop_path_rate=0.0,
@@ -25,15 +25,15 @@ model = dict(
             type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu'
         ),
     ),
-    # Without pretrained weights, norms in the neck and the head are what lets a
-    # segmentor start to learn within minutes; narrower, they cost a CPU less.
+    # Without pretrained weights, a segmentor needs norms in the neck and head to start
+    # learning within minutes; narrower layers are cheaper on a CPU.
     neck=dict(out_channels=128, norm_cfg=norm_cfg),
     decode_head=dict(
         in_channels=[128] * 4,
         channels=128,
         num_classes=7,
         norm_cfg=norm_cfg,
-        loss_decode=dict(class_weight=[1.0] * 6 + [0.4]),  # most is background
+        loss_decode=dict(class_weight=[1.0] * 6 + [0.4]),  # mostly background
     ),
 )
 
@@ -45,8 +45,8 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3, weight_decay=0.05, fused=True),
-    # The training is short: layer scale, which starts at 1e-5, and the norms' scales
-    # learn faster than the rest.
+    # Because training is short, layer scale, which starts at 1e-5, and the norms'
+    # scales have a higher learning rate.
     paramwise_cfg=dict(
         custom_keys={
             'norm': dict(lr_mult=10.0, decay_mult=0.0),

@@ -1,7 +1,7 @@
 """Semantic FPN, UniFormer-B global, ADE20K 80k: 48.0 mIoU (Sense-X/UniFormer).
 
 Batch size 32: on 8 GPUs 4 each.
-The same weights in windows: the two `_test_` configs beside this.
+The same weights in windows: the two `_test_` configs in this folder.
 8 GPUs: bash tools/dist_train.sh \
             configs/segmentation/semantic_fpn_uniformer_base_global.py 8
 1 GPU:  python tools/train.py \

@@ -1,6 +1,6 @@
 """Semantic FPN, UniFormer-B w32, ADE20K 80k: 47.0 mIoU (Sense-X/UniFormer).
 
-For the test only, with the weights of semantic_fpn_uniformer_base_global.py.
+For testing only, with the weights of semantic_fpn_uniformer_base_global.py.
 Stage 3 attends within windows of 32x32 positions.
 8 GPUs: bash tools/dist_test.sh \
             configs/segmentation/semantic_fpn_uniformer_base_global_test_w32.py \

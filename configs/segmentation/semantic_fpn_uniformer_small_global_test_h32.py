@@ -1,7 +1,7 @@
 """Semantic FPN, UniFormer-S h32, ADE20K 80k: 46.2 mIoU (Sense-X/UniFormer).
 
-For the test only, with the weights of semantic_fpn_uniformer_small_global.py.
-Stage 3 attends within windows of 32x32 positions, every fourth block to all.
+For testing only, with the weights of semantic_fpn_uniformer_small_global.py.
+Stage 3 attends within windows of 32x32 positions, every fourth block to the whole map.
 8 GPUs: bash tools/dist_test.sh \
             configs/segmentation/semantic_fpn_uniformer_small_global_test_h32.py \
             CHECKPOINT 8

@@ -1,8 +1,8 @@
 """UPerNet, UniFormer-B h32, ADE20K 160k: 49.5 mIoU (Sense-X/UniFormer).
 
 50.7 at six scales with flips.
-For the test only, with the weights of upernet_uniformer_base_global.py.
-Stage 3 attends within windows of 32x32 positions, every fourth block to all.
+For testing only, with the weights of upernet_uniformer_base_global.py.
+Stage 3 attends within windows of 32x32 positions, every fourth block to the whole map.
 8 GPUs: bash tools/dist_test.sh \
             configs/segmentation/upernet_uniformer_base_global_test_h32.py \
             CHECKPOINT 8

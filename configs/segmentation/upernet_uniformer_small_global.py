@@ -1,7 +1,7 @@
 """UPerNet, UniFormer-S global, ADE20K 160k: 47.6 mIoU (Sense-X/UniFormer).
 
 48.5 at six scales with flips. Batch size 16: on 8 GPUs 2 each.
-The same weights in windows: the two `_test_` configs beside this.
+The same weights in windows: the two `_test_` configs in this folder.
 8 GPUs: bash tools/dist_train.sh \
             configs/segmentation/upernet_uniformer_small_global.py 8
 1 GPU:  python tools/train.py configs/segmentation/upernet_uniformer_small_global.py \

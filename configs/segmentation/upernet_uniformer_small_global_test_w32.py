@@ -1,7 +1,7 @@
 """UPerNet, UniFormer-S w32, ADE20K 160k: 46.6 mIoU (Sense-X/UniFormer).
 
 48.4 at six scales with flips.
-For the test only, with the weights of upernet_uniformer_small_global.py.
+For testing only, with the weights of upernet_uniformer_small_global.py.
 Stage 3 attends within windows of 32x32 positions.
 8 GPUs: bash tools/dist_test.sh \
             configs/segmentation/upernet_uniformer_small_global_test_w32.py \

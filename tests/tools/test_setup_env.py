@@ -148,7 +148,7 @@ def test_python_version(make_project, version):
             assert error.startswith('error: found Python 3.')
             assert 'expected ' in error and '3.10 to 3.13' in error
         else:
-            assert error.endswith('.venv was not created by `make setup`: move it elsewhere')
+            assert error.endswith('not created by `make setup`: move it elsewhere')
     assert (project / '.venv/mine').exists()
 
 

@@ -1,6 +1,6 @@
 """ImageNet-1k at 384x384, for fine-tuning the models of MetaFormer Baselines.
 
-128 images a GPU.
+128 images per GPU.
 """
 
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs128_poolformer_small_224.py'

@@ -1,7 +1,7 @@
 """ImageNet-1k at 224x224 for PoolFormer-S12, S24 and S36.
 
-MMPretrain's for the same models: 128 images a GPU; RandomResizedCrop, flip,
-rand-m9-mstd0.5-inc1 and erasing in the training.
+MMPretrain's settings for the same models: 128 images per GPU; RandomResizedCrop, flip,
+rand-m9-mstd0.5-inc1 and erasing in training.
 """
 
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs128_poolformer_small_224.py'

@@ -1,6 +1,6 @@
 """ImageNet-1k at 224x224 for PoolFormer-M36 and M48.
 
-As the smaller ones', but for the side in the test.
+As for the smaller models, except for the test size.
 """
 
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs128_poolformer_small_224.py'

@@ -1,6 +1,6 @@
 """ImageNet-1k at 224x224 for UniFormer.
 
-PoolFormer's, with repeated augmentation as in DeiT.
+As for PoolFormer, with repeated augmentation as in DeiT.
 """
 
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs128_poolformer_small_224.py'

@@ -1,13 +1,13 @@
-"""The embedded shapes for detection, at half the images' size, read without workers.
+"""The embedded shapes for detection, at half the images' size, without workers.
 
-The child sets the number of classes.
+Derived configs set the number of classes.
 """
 
 _base_ = 'mmdet::_base_/datasets/coco_detection.py'
 
 data_root = 'data/shapes/'
 metainfo = dict(classes=('circle', 'cross', 'ring', 'square', 'star', 'triangle'))
-scale = (128, 128)  # pixels; the images have 256x256
+scale = (128, 128)  # pixels; the images are 256x256
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -3,7 +3,7 @@
 _base_ = 'ade20k_aligned.py'
 
 data_root = 'data/shapes/'
-# The maps have these as 1 to 7, and no 0.
+# In the maps these are 1 to 7; 0 does not occur.
 metainfo = dict(
     classes=('circle', 'cross', 'ring', 'square', 'star', 'triangle', 'background'),
     palette=[
@@ -16,7 +16,7 @@ metainfo = dict(
         [0, 0, 0],
     ],
 )
-scale = (128, 128)  # pixels; the images have 256x256
+scale = (128, 128)  # pixels; the images are 256x256
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -31,7 +31,7 @@ test_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
-tta_pipeline = None  # the base's scales are those of ADE20K
+tta_pipeline = None  # the base's scales are for ADE20K
 train_dataloader = dict(
     batch_size=16,
     num_workers=0,

@@ -1,12 +1,12 @@
-"""The backbones of all detectors and segmentors, one a row.
+"""The backbones of all detectors and segmentors, one per row.
 
-A config takes its own out, and with `pop` the table away, which would else be left in
-the config; what the recipe has to say, like the drop path, it adds:
+A config selects its backbone, using `pop` to remove the table, which would otherwise
+remain in the config, and adds settings of the recipe such as the drop path rate:
 
     model = dict(backbone=dict(_base_.pop('backbones').caformer_s18, with_cp=True))
 
-The weights are ImageNet-1k's at 224x224; UniFormer's without token labelling and
-without layer scale. UniFormer attends in stage 3 to windows of 14 positions, but for
+The weights are trained on ImageNet-1k at 224x224; UniFormer's without token labeling
+and layer scale. In stage 3 UniFormer attends to windows of 14 positions, except in
 every fourth block, which attends to the whole map (Sense-X/UniFormer).
 """
 

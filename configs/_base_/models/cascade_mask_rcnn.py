@@ -1,18 +1,18 @@
 """Cascade Mask R-CNN with an FPN on four outputs of a MetaFormer.
 
 MMDetection's settings with the box heads of Sense-X/UniFormer, which are those of
-Swin Transformer (2103.14030, section 4.2): four convolutions with synchronised batch
-norm and one hidden layer each, classes regressed apart, GIoU loss on decoded boxes.
+Swin Transformer (2103.14030, section 4.2): four convolutions with synchronized batch
+norm and one hidden layer each, class-specific regression, GIoU loss on decoded boxes.
 """
 
 _base_ = 'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py'
 
 model = dict(
-    _scope_='mmdet',  # so that it builds from any scope, as mmengine.hub does it
+    _scope_='mmdet',  # to build from any scope, as mmengine.hub does
     backbone=dict(
         _delete_=True,
-        # The FPN uses all four outputs, so each has its norm, whatever the
-        # environment variable FORK_LAST3 says.
+        # The FPN uses all four outputs, so each needs its norm, whatever the
+        # environment variable FORK_LAST3 is.
         fork_last3=False,
     ),
     neck=dict(in_channels=[64, 128, 320, 512]),

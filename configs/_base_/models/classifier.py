@@ -1,10 +1,10 @@
 """PoolFormer's and UniFormer's classifier for ImageNet-1k: pooling and one layer.
 
-The channels are those of every size but PoolFormer-M36 and M48.
+The channels are those of all sizes except PoolFormer-M36 and M48.
 """
 
 model = dict(
-    _scope_='mmpretrain',  # so that it builds from any scope, as mmengine.hub does it
+    _scope_='mmpretrain',  # to build from any scope, as mmengine.hub does
     type='ImageClassifier',
     data_preprocessor=dict(
         num_classes=1000,
@@ -21,7 +21,7 @@ model = dict(
         init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0),
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
     ),
-    # One of the two for every batch.
+    # One of the two is used for each batch.
     train_cfg=dict(
         augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
     ),

@@ -1,6 +1,6 @@
 """The classifier of MetaFormer Baselines (2210.13452): a norm after the pooling.
 
-ConvFormer and CAFormer have a hidden layer too, `ratio` times as wide.
+ConvFormer and CAFormer also have a hidden layer, `ratio` times as wide.
 """
 
 _base_ = 'classifier.py'

@@ -6,7 +6,7 @@ Source: sail-sg/poolformer, detection/configs (2111.11418, section 4.2).
 _base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'
 
 model = dict(
-    _scope_='mmdet',  # so that it builds from any scope, as mmengine.hub does it
+    _scope_='mmdet',  # to build from any scope, as mmengine.hub does
     # The FPN starts at stage 2, so the first output's norm would be unused.
     backbone=dict(_delete_=True, fork_last3=True),
     neck=dict(

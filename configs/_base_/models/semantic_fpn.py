@@ -1,14 +1,14 @@
 """Semantic FPN on four outputs of a MetaFormer, in crops of 512x512, for ADE20K.
 
-Source: PVT's, which sail-sg/poolformer and Sense-X/UniFormer follow. The channels are
-those of every size but PoolFormer-M36 and M48.
+Source: PVT, which sail-sg/poolformer and Sense-X/UniFormer follow. The channels are
+those of all sizes except PoolFormer-M36 and M48.
 """
 
 _base_ = ['../mmseg_scope.py', 'mmseg::_base_/models/fpn_r50.py']
 
 data_preprocessor = dict(size=(512, 512))
 model = dict(
-    _scope_='mmseg',  # so that it builds from any scope, as mmengine.hub does it
+    _scope_='mmseg',  # to build from any scope, as mmengine.hub does
     data_preprocessor=data_preprocessor,
     pretrained=None,
     backbone=dict(_delete_=True),

@@ -1,4 +1,4 @@
-"""Loops and hooks of all trainings on ADE20K, which count iterations."""
+"""Loops and hooks for training on ADE20K, which counts iterations."""
 
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -1,20 +1,20 @@
-"""300 epochs of ImageNet-1k: PoolFormer's and UniFormer's, and what the others share.
+"""300 epochs of ImageNet-1k: PoolFormer's and UniFormer's, the base of the others.
 
 Source: the training scripts of sail-sg/poolformer (2111.11418), sail-sg/metaformer and
 Sense-X/UniFormer (2201.09450), which are timm's with DeiT's settings. 300 epochs of
 AdamW with learning rate 1e-3, weight decay 0.05, batch size 1024, 5 epochs of warm-up
 from 1e-6, a cosine to 1e-5; RandAugment, mixup or cutmix, random erasing, label
-smoothing; no gradient clipping, float32 (`--amp` for mixed precision). timm lets the
-warm-up step once an epoch and sail-sg adds ten epochs at the lowest rate; both are left
-out, as in MMPretrain.
+smoothing; no gradient clipping, float32 (`--amp` for mixed precision). timm's warm-up
+has one step per epoch, and sail-sg adds ten epochs at the lowest rate; both are omitted
+here, as in MMPretrain.
 
 UniFormer's authors trained in mixed precision (`--amp`). They also kept an average of
-the weights, but report the accuracy of the weights themselves.
+the weights, but report the accuracy of the raw weights.
 """
 
 optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
-    # As timm: no decay of anything one-dimensional, so of norms, biases and scales.
+    # As in timm: no decay of one-dimensional parameters (norms, biases, scales).
     paramwise_cfg=dict(flat_decay_mult=0.0),
 )
 param_scheduler = [

@@ -1,13 +1,13 @@
-"""300 epochs of CAFormer on ImageNet-1k: ConvFormer's with LAMB and twice the rate.
+"""300 epochs of CAFormer on ImageNet-1k: like ConvFormer, with LAMB and twice the rate.
 
 Source: sail-sg/metaformer, scripts/caformer and train.py (2210.13452). The scripts
-train in float32; for B36 in mixed precision a NaN was reported (sail-sg/metaformer,
+train in float32; a NaN was reported for B36 in mixed precision (sail-sg/metaformer,
 issue 20).
 """
 
 _base_ = 'imagenet_metaformer_300e.py'
 
-# Clips the norm of all gradients at 1 by itself, as timm's does.
+# It clips the norm of all gradients at 1 by itself, like timm's.
 optim_wrapper = dict(optimizer=dict(type='Lamb', lr=8e-3))
 param_scheduler = [
     dict(

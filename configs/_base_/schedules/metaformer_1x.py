@@ -1,14 +1,14 @@
 """ConvFormer and CAFormer on COCO, 1x.
 
-There is no official recipe and no published result: sail-sg/metaformer is
-classification only. What is chosen here, and after whom:
+There is no official recipe and no published result: sail-sg/metaformer only covers
+classification. The settings and their sources:
 - AdamW with learning rate 1e-4, batch size 16 (8 GPUs x 2), 1333x800, 12 epochs: the
-  Mask R-CNN of MambaOut (2405.07992, section 4.3), by the first author of
-  2210.13452. There in float16; here in float32, since a NaN was reported for
-  CAFormer in mixed precision (sail-sg/metaformer, issue 20).
-- Weight decay 0.05, none on norms and scales: jjwang8/PolyNeXt, whose UPerNet is set
-  up to match ConvFormer's and CAFormer's. The scales are those of the shortcuts and
-  of StarReLU.
+  Mask R-CNN of MambaOut (2405.07992, section 4.3), by the first author of 2210.13452.
+  It uses float16; this uses float32, since a NaN was reported for CAFormer in mixed
+  precision (sail-sg/metaformer, issue 20).
+- Weight decay 0.05, none on norms and scales: jjwang8/PolyNeXt, whose UPerNet is
+  intended to match ConvFormer's and CAFormer's. The scales are those of the shortcuts
+  and of StarReLU.
 - Steps at 8 and 11, 500 iterations of linear warm-up, no gradient clipping:
   MMDetection's 1x.
 - Drop path: the rate of the size's ImageNet-1k recipe (sail-sg/metaformer, scripts).

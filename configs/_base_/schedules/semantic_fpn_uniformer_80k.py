@@ -1,15 +1,15 @@
-"""Semantic FPN with UniFormer on ADE20K, 80k: what the sizes and attentions share.
+"""Semantic FPN with UniFormer on ADE20K, 80k: settings shared by all variants.
 
 Source: Sense-X/UniFormer, semantic_segmentation/fpn_seg/exp (2201.09450, section 4.4).
 80,000 iterations, a cosine with 1000 iterations of warm-up, trained and tested with
 hybrid attention, windows of 14x14 positions. The authors say that freezing the batch
-norms (`model.backbone.norm_eval=True`) would be better; they did not.
+norms (`model.backbone.norm_eval=True`) would be better, but did not do so.
 """
 
 _base_ = 'semantic_fpn.py'
 
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=80000, val_interval=4000)
-# Both start at once and multiply, as in the reference.
+# Both start together and multiply, as in the reference.
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, begin=0, end=1000, by_epoch=False),
     dict(

@@ -18,8 +18,8 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05, fused=True),
-    # Layer scale starts at 1e-5: at the common rate the blocks would stay mute for
-    # most of this short training.
+    # Layer scale starts at 1e-5: at the common learning rate the blocks would have no
+    # effect for most of this short training.
     paramwise_cfg=dict(custom_keys={'layer_scale': dict(lr_mult=50.0, decay_mult=0.0)}),
     clip_grad=dict(max_norm=10, norm_type=2),
 )

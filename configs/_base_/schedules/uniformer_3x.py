@@ -1,4 +1,4 @@
-"""3x of UniFormer on COCO: 36 epochs with steps at 27 and 33, else as 1x.
+"""UniFormer on COCO, 3x: 36 epochs with steps at 27 and 33, otherwise like 1x.
 
 Source: Sense-X/UniFormer, object_detection/exp, after Swin Transformer.
 """
