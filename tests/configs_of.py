@@ -14,8 +14,8 @@ from mmengine.registry import MODELS, init_default_scope
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
-# For every base of a library MMEngine reads the library's hundred metafiles anew, which
-# is nine tenths of the time that a config takes.
+# For each base of a library MMEngine rereads the library's hundred metafiles, which
+# takes nine tenths of a config's time.
 mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
 
 
@@ -29,7 +29,7 @@ def build(folder: str, name: str) -> torch.nn.Module:
     """Build a config's model without weights, as a runner would."""
     cfg = load(folder, name)
     init_default_scope(cfg.default_scope)
-    # Nothing is drawn there, which timm would take seconds for.
+    # Skip random initialization, for which timm would take seconds.
     drawn = mock.patch('timm.layers.weight_init._trunc_normal_', lambda x, *_: x)
     with torch.device('meta'), drawn:
         return MODELS.build(copy.deepcopy(cfg.model))

@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Fixtures shared by several test files."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-# Tests of what FORK_LAST3 does set it themselves.
+# Tests of FORK_LAST3 set it themselves.
 os.environ.pop('FORK_LAST3', None)
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,6 +1,6 @@
-"""Stock detectors with made-up weights, on a made-up image.
+"""Stock detectors with synthetic weights on a synthetic image.
 
-python tests/stock_detectors.py     (where mmcv was compiled)
+python tests/stock_detectors.py     (needs a compiled mmcv)
 
 writes tests/data/mmcv/detectors.json; it was recorded with a compiled mmcv 2.3.6,
 MMDetection 3.5.1 and torch 2.13 on a CPU.

@@ -1,4 +1,4 @@
-"""The benchmark on its smallest cases: what is compared, counted and reported."""
+"""The benchmark on its smallest cases: comparison, counting and report."""
 
 import json
 from statistics import median
@@ -66,7 +66,7 @@ def test_from_the_command_line_to_files(tmp_path, capsys):
         assert row['min_ms'] <= row['q1_ms'] <= row['median_ms'] <= row['q3_ms']
         line = next(s for s in printed.out.splitlines() if s.startswith(row['name']))
         assert f'{row["median_ms"]:.1f}' in line and f'{row["to_mmmeta"]:.2f}' in line
-    # A peer's kernels in another memory format round otherwise: it was really run.
+    # A peer's kernels in another memory format round differently, so it did run.
     assert rows['mmpretrain eager contiguous']['error'] > 0
     assert case['environment']['shared']['threads'] == 1
     assert case['environment']['stock tool']['allocator'] == 'stock'
@@ -121,10 +121,10 @@ def test_summary_of_calls():
 
 
 def test_saved_bytes_of_a_known_module():
-    """The input of the first layer, that of the second, and no weight."""
+    """The inputs of both layers are saved, but no weights."""
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     x = torch.randn(10, 8)
-    # ReLU keeps its output, which is the second layer's input: one storage.
+    # ReLU saves its output, which is also the second layer's input: one storage.
     assert saved_bytes(model, lambda: model(x)) == 4 * 10 * (8 + 16)
     assert saved_bytes(model[0], lambda: model[0](x).relu().square()) == 4 * 10 * (
         8 + 16
@@ -134,11 +134,11 @@ def test_saved_bytes_of_a_known_module():
 def test_peak_of_a_known_call():
     mib = 2**20
     peak = peak_bytes(lambda: torch.ones(64 * mib // 4).sum())
-    assert 60 * mib <= peak < 72 * mib  # a little was resident already
+    assert 60 * mib <= peak < 72 * mib  # a part was already resident
 
 
 def test_fewest_bytes_by_hand():
-    """One block a stage; a square image of 64 pixels."""
+    """One block per stage; a square image of 64 pixels."""
     from mmmeta.models import MetaFormer
 
     dims, sides = (4, 8, 12, 16), (16, 8, 4, 2)
@@ -146,7 +146,7 @@ def test_fewest_bytes_by_hand():
         model = MetaFormer(dict(depths=(1, 1, 1, 1), dims=dims), out_norm=False)
     maps = [dim * side**2 for dim, side in zip(dims, sides, strict=True)]
     moved = 3 * 64**2 + maps[-1] + 2 * sum(maps[:-1])  # downsampling
-    moved += 4 * sum(maps)  # two branches a block
+    moved += 4 * sum(maps)  # two branches per block
     weights = sum(p.numel() for p in model.parameters())
     assert fewest_bytes(model.eval(), 2, (64, 64), 2) == 2 * (2 * moved + weights)
 

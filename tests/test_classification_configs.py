@@ -30,7 +30,7 @@ build = functools.partial(configs_of.build, 'classification')
 NAMES = sorted(p.stem for p in FOLDER.glob('*.py'))
 LISTED = configs_of.listed('classification')
 
-# What the published scripts say, written out. PoolFormer and UniFormer: batch size,
+# The published scripts' settings. PoolFormer and UniFormer: batch size,
 # learning rate, drop path, shorter side in the test.
 # fmt: off
 AT_1024 = {
@@ -45,7 +45,7 @@ AT_1024 = {
     'uniformer_base': (1024, 8e-4, 0.3, 256),
     'uniformer_base_ls': (1024, 8e-4, 0.3, 256),
 }
-# The baselines: optimizer, batch size, learning rate, epochs of warm-up and in all,
+# The baselines: optimizer, batch size, learning rate, warm-up epochs, total epochs,
 # drop path, head dropout, side of the image.
 BASELINES = {
     'identityformer_s12': ('AdamW', 4096, 4e-3, 5, 300, 0.1, 0.0, 224),
@@ -84,7 +84,7 @@ BASELINES = {
 
 
 def published(name: str) -> str:
-    """Return the zoo's name of the checkpoint that a config leads to."""
+    """Return the zoo's name of the checkpoint that a config uses."""
     if name.startswith('uniformer'):
         return f'{name}.sensex_in1k'
     arch = name.removesuffix('_384')
@@ -240,7 +240,7 @@ EPOCH = 10  # iterations
 
 
 def learning_rates(name: str) -> list[float]:
-    """Return the learning rate at every iteration, the schedulers stepped."""
+    """Return the learning rate at every iteration."""
     cfg = load(name)
     init_default_scope(cfg.default_scope)
     wrapper = build_optim_wrapper(torch.nn.Linear(2, 2), cfg.optim_wrapper)
@@ -288,7 +288,7 @@ def test_learning_rates_after_20_epochs_of_warmup(name, lr):
     rates = learning_rates(name)
     assert rates[0] == pytest.approx(1e-6)
     assert rates[20 * EPOCH - 1] == pytest.approx(lr)
-    # The cosine takes 280 epochs: half-way it is in the middle.
+    # The cosine takes 280 epochs: halfway it is at the mean.
     assert rates[160 * EPOCH] == pytest.approx((lr + 1e-5) / 2)
     assert rates[-1] == pytest.approx(1e-5, rel=0.03)
 
@@ -409,6 +409,6 @@ def test_a_training_step(name):
         data_samples=[DataSample().set_gt_label(i) for i in (1, 2)],
     )
     losses = model.train_step(data, wrapper)
-    # That of 1000 classes, of which nothing is known yet.
+    # The loss for 1000 equally likely classes.
     assert losses['loss'].item() == pytest.approx(math.log(1000), abs=1.5)
     assert not torch.equal(model.head.fc.weight, before)

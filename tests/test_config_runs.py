@@ -1,9 +1,9 @@
 """Every config runs: two training steps, a checkpoint, and a test with its metric.
 
-A config is reduced in data, image size, number of steps, blocks of a stage (but for the
+A config is reduced in data, image size, number of steps, blocks per stage (except the
 quick ones; test_configs.py builds all at full depth) and, in two-stage detectors,
 regions of an image; the rest of its model, losses, optimizer, schedules, samplers,
-hooks and metric stay its own. The weights are random.
+hooks and metric are unchanged. The weights are random.
 """
 
 import functools
@@ -39,12 +39,12 @@ QUICK = {
     'configs/classification/poolformer_s12.py',
 }
 STEPS, BATCH, TEST_IMAGES, REGIONS = 2, 2, 2, 16
-# Of the third stage four, which are one cycle of UniFormer's hybrid attention.
+# Four in the third stage: one cycle of UniFormer's hybrid attention.
 MOST_BLOCKS = (1, 1, 4, 1)
-# What the sides of images are divided by: 1333x800; 512x512; 224x224 and 384x384.
+# Divisors of the image sides: 1333x800; 512x512; 224x224 and 384x384.
 FACTORS = {'mmdet': 12, 'mmseg': 8, 'mmpretrain': 4}
 
-# It asks compilers and libraries for their versions, which takes a second.
+# It queries versions of compilers and libraries, which takes a second.
 collect_env = functools.cache(mmengine.runner.runner.collect_env)
 
 
@@ -81,7 +81,7 @@ def write_ade20k(shapes: Path, root: Path) -> None:
 
 
 def write_imagenet(shapes: Path, root: Path) -> None:
-    """ImageNet's folders; the lists of images spare it all but six of 1000 classes."""
+    """ImageNet's folders; the image lists need only six of the 1000 classes."""
     (root / 'meta').mkdir(parents=True)
     for split in ('train', 'val'):
         (root / split).symlink_to(shapes / 'classes' / split)
@@ -95,7 +95,7 @@ def write_imagenet(shapes: Path, root: Path) -> None:
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-    """A folder where the relative paths in the configs lead to the embedded data."""
+    """A folder in which the configs' relative paths lead to the embedded data."""
     home = tmp_path_factory.mktemp('config_runs')
     shapes = make_shapes(
         home / 'data/shapes',
@@ -115,7 +115,7 @@ def home(tmp_path_factory):
 
 
 def divided(value, factor: int):
-    """Pixels, or nested tuples and lists of them, divided."""
+    """Divide pixels, or nested tuples and lists of them."""
     if isinstance(value, int):
         return value // factor
     return type(value)(divided(v, factor) for v in value)
@@ -152,7 +152,7 @@ def shrink_model(model: ConfigDict, factor: int) -> None:
         if 'score_thr' in part:
             part.score_thr = 0.0
     if 'roi_head' in model:
-        # With 512 regions of an image a box head of convolutions takes a minute.
+        # With 512 regions per image a convolutional box head takes a minute.
         rcnn = model.train_cfg.rcnn
         for stage in rcnn if isinstance(rcnn, list) else [rcnn]:
             stage.sampler.num = REGIONS
@@ -160,10 +160,10 @@ def shrink_model(model: ConfigDict, factor: int) -> None:
 
 
 def reduced(path: str) -> Config:
-    """The config at `path`, for STEPS steps on the few small images."""
+    """Return the config at `path` for STEPS steps on the few small images."""
     _, folder, file = path.split('/')
     cfg = configs_of.load(folder, Path(file).stem)
-    # Its text is logged and written nine times; to make it pretty takes seconds.
+    # Its text is logged and written nine times; formatting it takes seconds.
     cfg = Config(cfg.to_dict(), filename=cfg.filename, format_python_code=False)
     factor = 2 if path.endswith('_shapes.py') else FACTORS[cfg.default_scope]
     shrink_model(cfg.model, factor)
@@ -174,11 +174,11 @@ def reduced(path: str) -> Config:
         loader.batch_size = min(loader.batch_size, BATCH)
         shrink_pipeline(loader.dataset.pipeline, factor)
     if 'max_epochs' in cfg.train_cfg:
-        cfg.train_cfg.max_epochs = 1  # the images make STEPS batches
+        cfg.train_cfg.max_epochs = 1  # the images give STEPS batches
     else:
         cfg.train_cfg.max_iters = STEPS
-    cfg.train_cfg.val_begin = STEPS + 1  # the test that follows does the same
-    # The optimizer's state is two thirds of what is written.
+    cfg.train_cfg.val_begin = STEPS + 1  # the following test does the same
+    # The optimizer's state is two thirds of the file.
     cfg.default_hooks.checkpoint.save_optimizer = path in QUICK
     cfg.load_from = None  # of the fine-tunes at 384x384: no downloads
     cfg.randomness = dict(seed=0)
@@ -189,7 +189,7 @@ def reduced(path: str) -> Config:
 
 
 class Record(Hook):
-    """Keeps the parameters from before the first step, and each step's losses."""
+    """Records the initial parameters and each step's losses."""
 
     def before_train(self, runner):
         named = runner.model.named_parameters()
@@ -201,7 +201,7 @@ class Record(Hook):
 
 
 class SameWeights(Hook):
-    """Checks that what is tested is what was saved, averages of weights included."""
+    """Checks that the saved weights, including averages, are tested."""
 
     def before_test_iter(self, runner, batch_idx, data_batch=None):
         checkpoint = torch.load(runner._load_from, mmap=True, weights_only=False)
@@ -212,16 +212,16 @@ class SameWeights(Hook):
 
 @pytest.fixture
 def make_runner(home, tmp_path, monkeypatch):
-    """A function that builds a config's runner, of which nothing stays behind."""
+    """A function that builds a config's runner, with cleanup afterwards."""
     monkeypatch.setattr(mmengine.runner.runner, 'collect_env', collect_env)
     monkeypatch.chdir(home)
-    # Each data set has garbage collected. Spared: what was there before the runners.
+    # Each data set triggers garbage collection; exclude earlier objects from it.
     gc.freeze()
     names = []
 
     def make(cfg: Config, name: str, hook: Hook):
         gc.collect()  # runners, loops and hooks refer to each other
-        # MMEngine keeps loggers, visualizers and so on by name for the process.
+        # MMEngine caches loggers, visualizers etc. by name per process.
         names.append(f'{tmp_path.name}_{name}')
         cfg.experiment_name = cfg.visualizer.name = names[-1]
         cfg.work_dir = str(tmp_path / name)
@@ -253,14 +253,14 @@ def check_training(runner, record: Record) -> None:
     state = runner.optim_wrapper.optimizer.state
     parameters = dict(runner.model.named_parameters())
     trained = {name for name, p in parameters.items() if p.requires_grad}
-    # The optimizer has a state of those that got a gradient.
+    # The optimizer has state for parameters that got a gradient.
     assert {name for name, p in parameters.items() if p in state} == trained
     changed = {
         name for name, p in parameters.items() if not torch.equal(p, record.start[name])
     }
     assert changed <= trained
-    # Not all: of blocks that drop path skipped, some have no weight decay, and the
-    # first steps of a warm-up are less than the rounding of a norm's ones.
+    # Not all: some in blocks skipped by drop path have no weight decay, and the
+    # first warm-up steps are below the rounding of a norm's ones.
     assert len(changed) > 0.75 * len(trained)
 
 
@@ -289,7 +289,7 @@ def test_config_runs(path, make_runner):
     runner.train()
     check_training(runner, record)
     (checkpoint,) = Path(runner.work_dir).glob('*.pth')
-    del runner, record  # their memory is needed
+    del runner, record  # free their memory
 
     cfg.load_from = str(checkpoint)
     check_metrics(cfg, make_runner(cfg, 'test', SameWeights()).test())

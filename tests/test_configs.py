@@ -1,4 +1,4 @@
-"""Every config: a stock process of its library reads it, and it is what is listed."""
+"""Every config loads in a stock process of its library and matches its listing."""
 
 import json
 import re
@@ -29,8 +29,8 @@ MODELS_LISTED = [
     for model in yaml.safe_load((ROOT / path).read_text())['Models']
 ]
 
-# A process of a host library that nobody told about mmmeta. It reads metafiles once and
-# draws no weights, as configs_of.py does.
+# A process of a host library that does not import mmmeta. It reads metafiles once and
+# skips initializing weights, like configs_of.py.
 STOCK = """
 import functools, importlib, json, sys
 library, *paths = sys.argv[1:]
@@ -64,7 +64,7 @@ for path in paths:
 
 @pytest.fixture(scope='module')
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """What the configs build, in a process of each library, elsewhere."""
+    """The configs' models, built in a process of each library in another folder."""
     found = {}
     for folder, library in LIBRARIES.items():
         paths = [str(ROOT / p) for p in CONFIGS if p.split('/')[1] == folder]

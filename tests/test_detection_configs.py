@@ -26,9 +26,9 @@ SHAPES = ['mask_rcnn_poolformer_s12_shapes', 'retinanet_poolformer_s12_shapes']
 EASY = 'retinanet_poolformer_s12_easy_shapes'
 LISTED = configs_of.listed('detection')
 
-# What the publishers' configs and tables say, written out: batch size, learning rate,
+# From the publishers' configs and tables: batch size, learning rate,
 # weight decay, epochs, drop path, blocks of each stage that recompute, attention,
-# weights, box AP, mask AP. ConvFormer and CAFormer: what we chose; nothing published.
+# weights, box AP, mask AP. ConvFormer and CAFormer: our choices; nothing published.
 NO_CP = [0, 0, 0, 0]
 # fmt: off
 RECIPES = {
@@ -110,7 +110,7 @@ def test_recipe(name):
     assert backbone.init_cfg == dict(
         type='Pretrained', checkpoint=f'mmmeta://{weights}'
     )
-    # ImageNet-1k at 224x224: no token labelling, no layer scale for UniFormer.
+    # ImageNet-1k at 224x224: no token labeling, no layer scale for UniFormer.
     assert find(weights).input_size == 224
     assert backbone.drop_path_rate == drop_path
     assert backbone.get('with_cp', NO_CP) == with_cp
@@ -170,7 +170,7 @@ def test_docstring_and_listing(name):
     assert listed['Metadata']['Epochs'] == epochs
     assert 'Weights' not in listed
 
-    # UniFormer was trained in mixed precision, which the launcher has to ask for.
+    # UniFormer was trained in mixed precision, which the command must enable.
     amp = family == 'UniFormer'
     path = f'configs/detection/{name}.py'
     words = [shlex.split(line) for line in text.splitlines() if 'GPU' in line[:6]]
@@ -281,7 +281,7 @@ def test_weight_decay(name):
     for key in undecayed(name):
         assert key.startswith('backbone.')
         assert 'norm' in key or 'scale' in key
-        # Biases decay, but for those of UniFormer's norms.
+        # Biases decay, except those of UniFormer's norms.
         assert 'norm' in key or not key.endswith('.bias')
 
 

@@ -1,4 +1,4 @@
-"""The guides' examples run as they are printed; the tables are up to date."""
+"""The guides' examples run as printed; the tables are up to date."""
 
 import os
 import re
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory) -> Path:
-    """A folder with the guide's three files, beside the project's configs."""
+    """A folder with the guide's three files and the project's configs."""
     folder = tmp_path_factory.mktemp('mixers')
     text = (ROOT / 'docs/token_mixers.md').read_text()
     blocks = re.findall(r'```python title=(\S+)\n(.*?)```', text, re.S)
@@ -68,7 +68,7 @@ def test_a_mixer_of_the_users_trains(files, shapes):
     )
     assert 'backbone.stages.2.blocks.0.token_mixer.gate.weight' in weights
     assert 'backbone.stages.3.blocks.0.token_mixer.qkv.weight' in weights
-    # As the guide says, they do not load where the mixers have other parameters.
+    # As the guide says, they do not load if the mixers have different parameters.
     with pytest.raises(Exception, match=r'token_mixer'):
         load_checkpoint(MODELS.build(dict(cfg.model, _scope_='mmdet')), str(saved))
 

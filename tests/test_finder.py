@@ -1,4 +1,4 @@
-"""Who gets which operators of mmcv, in processes of their own."""
+"""Which operators of mmcv are used, tested in separate processes."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ if __name__ == '__main__':
 
 
 def python(*arguments, **env):
-    """Run Python where nothing leads to mmmeta but its installation."""
+    """Run Python where mmmeta can only be found by its installation."""
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         env={'PATH': '', **env},

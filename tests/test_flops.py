@@ -50,7 +50,7 @@ FROZEN = {'s12': '0.2', 's24': '0.5', 's36': '0.7', 'm36': '0.7', 'm48': '0.9'}
 
 
 def printed(value: float, like: str) -> str:
-    """`value` with as many digits as the published figure."""
+    """Round `value` to as many digits as the published figure."""
     return f'{value:.{len(like.partition(".")[2])}f}'
 
 

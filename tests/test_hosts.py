@@ -129,7 +129,7 @@ def one_process():
 def test_ddp_finds_no_unused_parameter(one_process):
     def train(**backbone):
         model = torch.nn.parallel.DistributedDataParallel(retinanet(**backbone))
-        for _ in range(2):  # what the first pass lacked, the second reports
+        for _ in range(2):  # the second pass reports what the first lacked
             retinanet_loss(model).backward()
 
     train(fork_last3=True)
@@ -138,7 +138,7 @@ def test_ddp_finds_no_unused_parameter(one_process):
 
 
 def test_regions_are_cut_from_the_right_places():
-    """RoIAlign reads the maps that backbones hand on, whatever their memory format."""
+    """RoIAlign reads backbones' maps in any memory format."""
     from mmcv.ops import RoIAlign
 
     backbone = MODELS.build(dict(type='mmmeta.PoolFormer', arch='s12')).eval()
@@ -154,7 +154,7 @@ def test_regions_are_cut_from_the_right_places():
         x = left / 4 - 0.5 + steps * width
         y = top / 4 - 0.5 + steps * height
         rows, columns = maps[0].shape[2:]
-        # RoIAlign holds the border's value outside of the map.
+        # Outside the map RoIAlign uses the border's value.
         grid = torch.stack(
             [
                 (2 * x.clamp(0, columns - 1) / (columns - 1) - 1).expand(8, 8),

@@ -1,4 +1,4 @@
-"""Arrows between the folders of the package go one way.
+"""Dependencies between the folders of the package go one way.
 
 commands -> hosts, datasets, optimized -> models -> ops, weights -> archs
 """
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-BASE = {'errors', 'registry', 'version'}  # what everything may import
-# Folders, and files at the top of the package, and what else they may import.
+BASE = {'errors', 'registry', 'version'}  # may be imported anywhere
+# Folders and top-level files of the package, and what else they may import.
 ALLOWED = {
-    '__init__': set(),  # what it has is loaded at first use, by name
+    '__init__': set(),  # its names are imported on first use
     'cli': {'commands', 'hosts'},
     'utils': {'models'},
     'commands': {
@@ -28,27 +28,27 @@ ALLOWED = {
     'archs': set(),
     **{name: set() for name in BASE},
 }
-FEWEST = 100  # imports of the package's own, of which there are more
+FEWEST = 100  # minimum number of internal imports
 
 
 def imported(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
-    """Yield the line and the name of all that a file of `package` imports.
+    """Yield the line and name of everything that a file of `package` imports.
 
-    Imports in functions and for type checkers are among them; a name that is taken
-    from a package is given as part of it, for it may be a module.
+    Imports in functions and for type checkers are included; a name imported
+    from a package is given as part of it because it may be a module.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            # One dot is the package itself, each further one the package above.
+            # One dot is the package itself, each further dot its parent.
             above = package.rsplit('.', node.level - 1)[0] if node.level else ''
             module = '.'.join(filter(None, (above, node.module)))
             yield from ((node.lineno, f'{module}.{a.name}') for a in node.names)
 
 
 def room(name: str, root: Path) -> str:
-    """Return the folder or top file that a module of the package is in."""
+    """Return the folder or top-level file of a module of the package."""
     first = name.split('.')[1] if '.' in name else ''
     known = (root / first).is_dir() or (root / f'{first}.py').is_file()
     return first if first and known else '__init__'
@@ -56,12 +56,12 @@ def room(name: str, root: Path) -> str:
 
 @pytest.fixture(scope='module')
 def edges(root) -> dict[tuple[str, str], list[str]]:
-    """From folder to folder: the lines that import so."""
+    """Return the importing lines for each pair of folders."""
     package = root / 'mmmeta'
     found: dict[tuple[str, str], list[str]] = {}
     for file in sorted(package.rglob('*.py')):
         parts = file.relative_to(package).parts
-        if parts[0].startswith('.'):  # .mim, with links to what is not the package
+        if parts[0].startswith('.'):  # .mim, with links to files outside the package
             continue
         here = parts[0].removesuffix('.py')
         inside = '.'.join(['mmmeta', *parts[:-1]])
@@ -70,7 +70,7 @@ def edges(root) -> dict[tuple[str, str], list[str]]:
                 there = room(name, package)
                 place = f'{file.relative_to(root)}:{line}'
                 places = found.setdefault((here, there), [])
-                if place not in places:  # several names of one line
+                if place not in places:  # several names in one line
                     places.append(place)
     return found
 
@@ -79,7 +79,7 @@ def test_all_imports_are_seen(edges):
     assert sum(map(len, edges.values())) > FEWEST
     for edge in (('commands', 'hosts'), ('hosts', 'models'), ('models', 'weights')):
         assert edge in edges
-    # In functions alone, and for type checkers.
+    # Only in functions and for type checkers.
     assert any('writers.py' in place for place in edges['commands', 'hosts'])
     assert any('utils.py' in place for place in edges['utils', 'models'])
     code = 'from . import a\nfrom ..ops import b\nfrom .c import d\nimport e.f as g'

@@ -1,7 +1,7 @@
 """Installation by pip into fresh environments, without a compiler.
 
-Of each of the two host library extras, and the backbones alone beside the oldest
-PyTorch that the package takes.
+For both host library extras, and for the backbones alone with the oldest PyTorch
+that the package supports.
 """
 
 import csv
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 COMPILERS = ('cc', 'gcc', 'c++', 'g++', 'clang', 'clang++', 'nvcc', 'ninja', 'cmake')
 ROOT = Path(__file__).resolve().parents[1]
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-# Two steps of two images, and a test of two.
+# Two steps with two images, and a test on two.
 SMALL = [
     f'{loader}.{option}'
     for loader in LOADERS
@@ -96,10 +96,10 @@ print('backbones and weights are right')
 
 
 class Environment:
-    """A virtual environment without anything of the one that the tests run in.
+    """A virtual environment isolated from the one that runs the tests.
 
-    On its PATH are its own programs and, in place of compilers, traps that fail, and
-    are remembered if they are asked for more than their version.
+    Its PATH has its own programs and, instead of compilers, traps that fail and record
+    if they are called for more than their version.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -150,12 +150,12 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[Environment]:
     yield Environment(tmp_path)
-    # Gigabytes, which nobody has to wait for.
+    # Gigabytes; do not wait for their removal.
     subprocess.Popen(['rm', '-rf', tmp_path], start_new_session=True)
 
 
 def prefetch(environment: Environment, *requirements: str) -> None:
-    """Install by uv, which links from its cache what pip would unpack anew."""
+    """Install with uv, which links from its cache what pip would unpack again."""
     uv = Path(sys.executable).with_name('uv')
     python = environment.bin / 'python'
     command = [uv, 'pip', 'install', '--quiet', '--python', python, *requirements]
@@ -222,11 +222,11 @@ def train(
 def predict(
     environment: Environment, scope: str, config: Path, checkpoint: Path
 ) -> None:
-    """Predict one image, and look at what is written."""
+    """Run prediction on one image and check the output files."""
     image = next((environment.home / 'data/shapes/images/val').iterdir())
     out = environment.home / f'{scope}_predictions'
     args = [config, checkpoint, image, '--out-dir', out]
-    if scope == 'mmdet':  # after two steps the scores are low
+    if scope == 'mmdet':  # scores are low after two steps
         args += ['--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0']
     environment.run('mmmeta', 'predict', *args)
     assert len(list((out / 'vis').iterdir())) == 1
@@ -241,7 +241,7 @@ def predict(
 
 
 def test_the_original_openmmlab(wheel, environment):
-    """A reduced suite: backbones, weights, a training of each library, predictions."""
+    """A reduced suite: backbones, weights, training in each library, predictions."""
     pinned = (ROOT / 'requirements/pinned.txt').read_text()
     python = sys.version_info >= (3, 11)
     torch = re.findall(r'^torch==\S+', pinned, re.M)[python]
@@ -273,7 +273,7 @@ def test_the_original_openmmlab(wheel, environment):
         assert all(scores[metric] >= 0 for metric in METRICS[scope])
         predict(environment, scope, config, environment.home / scope / file)
 
-    # MMEngine 0.10.7 by itself cannot read its own checkpoints.
+    # On its own, MMEngine 0.10.7 cannot read its own checkpoints.
     options = ['train_cfg.max_epochs=2', 'resume=True']
     printed = train(environment, mim / 'tools/train.py', config, scope, options)
     assert 'resumed epoch: 1, iter: 2' in printed
@@ -281,7 +281,7 @@ def test_the_original_openmmlab(wheel, environment):
 
 
 def test_backbones_beside_the_oldest_torch(wheel, environment):
-    """Backbones and weights alone; the bound is what pyproject.toml says."""
+    """Only backbones and weights; the bound is that of pyproject.toml."""
     text = (ROOT / 'pyproject.toml').read_text()
     oldest = re.search(r"'torch>=([\d.]+)'", text)[1]
     others = ('onedl-mmengine', 'opencv-python-headless', 'pytest')

@@ -1,4 +1,4 @@
-"""The quick start notebook: what it holds, and that it runs."""
+"""The quick start notebook is valid and runs."""
 
 import base64
 import io
@@ -47,7 +47,7 @@ def test_it_is_valid_and_small(notebook):
     exec(parameters(notebook).source, names)
     assert names['NUM_TRAIN'] > names['NUM_VAL'] > 0
     assert names['EPOCHS'] > 1
-    # Outputs that are stored say nothing of the machine they were made on.
+    # Stored outputs must not reveal the machine they were made on.
     assert not re.search(r'/(home|root|tmp|work)/', PATH.read_text())
 
 

@@ -1,4 +1,4 @@
-"""The wheel, the sdist and the editable install, built and used for real."""
+"""The wheel, the sdist and the editable install, really built and used."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ def pip(*args, cwd):
 
 
 def backend(call, cwd):
-    """One call of the build backend, as pip makes it; returns the file made."""
+    """Call the build backend like pip; return the built file."""
     code = f'from setuptools import build_meta as b; print(b.{call})'
     return Path(cwd, run(['-c', code], cwd).split()[-1])
 
@@ -65,7 +65,7 @@ def build_wheel(source, folder):
 
 
 def contents(wheel):
-    """Name to bytes of all but the list of hashes."""
+    """Return the bytes of all files except the list of hashes, by name."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if not name.endswith('RECORD')]
         return {name: archive.read(name) for name in names}
@@ -116,7 +116,7 @@ def test_wheel_metadata(wheel, root):
     assert 'Name: mmmeta-backbones' in lines
     assert f'Version: {version}' in lines
     assert 'License-Expression: Apache-2.0' in lines
-    # A host library is never a dependency of everyone.
+    # A host library is never a required dependency.
     required = [line for line in lines if line.startswith('Requires-Dist')]
     always = [line.split()[1] for line in required if 'extra ==' not in line]
     assert [name.split('>')[0] for name in always] == [
@@ -131,7 +131,7 @@ def test_installed_wheel_works_anywhere(wheel, tmp_path):
         *('install', '--quiet', '--no-deps', '--no-index', '--target', target, wheel),
         cwd=empty,
     )
-    # PYTHONPATH comes before site-packages, so not an editable install is found.
+    # PYTHONPATH precedes site-packages, so an editable install is not found.
     printed = run(['-c', BUILD_BACKBONE], empty, PYTHONPATH=str(target))
     name, folder = printed.split()[-2:]
     assert name == 'PoolFormer'
@@ -158,7 +158,7 @@ def test_editable_install(root, wheel, tmp_path):
     editable = contents(source / backend("build_editable('.')", source).name)
     finder, path = (
         editable[name].decode().strip()
-        # In the order in which Python reads them: the path is needed first.
+        # In Python's reading order: the path is needed first.
         for name in sorted(editable, reverse=True)
         if name.endswith('.pth')
     )
@@ -168,7 +168,7 @@ def test_editable_install(root, wheel, tmp_path):
         link = source / 'mmmeta/.mim' / name
         assert link.is_symlink() and not Path(os.readlink(link)).is_absolute()
         assert link.samefile(source / name)
-    # The links must not get into a wheel of this tree, nor a removed config.
+    # A wheel of this tree must not contain the links or a removed config.
     assert contents(build_wheel(source, tmp_path / 'wheel')) == contents(wheel)
     removed = next((source / 'configs').rglob('*.py')).relative_to(source)
     (source / removed).unlink()

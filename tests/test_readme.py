@@ -1,4 +1,4 @@
-"""The README's Python runs as it is printed."""
+"""The README's Python examples run as printed."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ BLOCKS = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re
 
 
 def official_weights() -> dict[str, torch.Tensor]:
-    """A checkpoint of PoolFormer-S12 as published, of made-up weights."""
+    """A checkpoint in PoolFormer-S12's published layout, with synthetic weights."""
     spec = importlib.util.spec_from_file_location('fill', GOLDEN / 'fill.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -31,8 +31,8 @@ LISTED = configs_of.listed('segmentation')
 docstring = functools.partial(configs_of.docstring, 'segmentation')
 SHAPES = 'semantic_fpn_poolformer_s12_shapes'
 
-# What the published recipes say, written out. The backbone: arch, drop path, blocks
-# recomputed, attention, its window. The weights. mIoU, and with several scales.
+# The published recipes' settings. The backbone: arch, drop path, blocks
+# recomputed, attention, its window. The weights. mIoU, single- and multi-scale.
 # fmt: off
 POOL = [
     ('s12', 0.0, 'poolformer_s12.sail_in1k', 37.2),
@@ -287,7 +287,7 @@ def test_recipe(name):
     assert (optimizer.type, optimizer.lr) == ('AdamW', lr)
     assert optimizer.weight_decay == weight_decay
     assert optimizer.get('betas', (0.9, 0.999)) == (0.9, 0.999)
-    # What MMSegmentation's schedules would leave behind.
+    # Leftovers of MMSegmentation's schedules.
     assert 'optimizer' not in cfg
     metadata = LISTED[name]['Metadata']
     assert metadata['Iterations'] == iterations * 1000
@@ -413,7 +413,7 @@ def test_semantic_fpn_decays_every_parameter(name):
 
 
 def learning_rates(name: str) -> dict[str, list[float]]:
-    """Return the learning rates at every iteration, the schedulers stepped."""
+    """Return the learning rates at every iteration."""
     cfg = load(name)
     init_default_scope(cfg.default_scope)
     parts = {key: torch.nn.Linear(1, 1, bias=False) for key in ('backbone', 'head')}
@@ -424,7 +424,7 @@ def learning_rates(name: str) -> dict[str, list[float]]:
         for scheduler in cfg.param_scheduler
     ]
     assert not any(scheduler.by_epoch for scheduler in schedulers)
-    wrapper.step()  # or PyTorch warns that schedulers come first
+    wrapper.step()  # otherwise PyTorch warns about the order
     rates = {'backbone': [], 'head': []}
     for _ in range(cfg.train_cfg.max_iters):
         rates['backbone'].append(groups[0]['lr'])
@@ -434,7 +434,7 @@ def learning_rates(name: str) -> dict[str, list[float]]:
     return rates
 
 
-# By the formulas of MMCV 1, in which the recipes were published: the warm-up's factor,
+# By the formulas of MMCV 1, for which the recipes were published: the warm-up's factor,
 # ratio + (1 - ratio) * i / warm-up, times poly's or the cosine's.
 RATES = {
     'semantic_fpn_poolformer_s12': {

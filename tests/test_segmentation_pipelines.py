@@ -39,7 +39,7 @@ SIZES = [
 
 @pytest.fixture
 def scene(tmp_path):
-    """A function that writes an image of some size, and its map of classes."""
+    """A function that writes an image of a given size and its class map."""
 
     def make(height: int, width: int) -> dict:
         rng = np.random.default_rng(0)
@@ -76,7 +76,7 @@ def test_size_of_images_in_the_test(name, size, resized, aligned, scene):
     expected = aligned if name.startswith('semantic_fpn') else resized
     assert tuple(data['inputs'].shape[1:]) == expected
     assert tuple(data['data_samples'].gt_sem_seg.shape) == size
-    assert data['data_samples'].gt_sem_seg.data.max() == 255  # what was 0
+    assert data['data_samples'].gt_sem_seg.data.max() == 255  # formerly 0
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_scales_of_the_augmented_test(name, scene):
 
 
 def small(name: str) -> Config:
-    """A config with a model so small that it runs at once."""
+    """A config with a very small, fast model."""
     cfg = copy.deepcopy(load(name))
     dims = [16, 16, 32, 32]
     model = cfg.model
@@ -145,7 +145,7 @@ def test_a_training_step(name):
     cfg = small(name)
     cfg.model.data_preprocessor.size = (64, 64)
     init_default_scope('mmseg')
-    # As the runner does where nothing is distributed.
+    # Like the runner in non-distributed training.
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_weights()
     model.train()
@@ -159,7 +159,7 @@ def test_a_training_step(name):
         ],
     )
     losses = model.train_step(data, wrapper)
-    # That of 150 classes, of which nothing is known yet; 0.4 of it in the other head.
+    # The loss for 150 equally likely classes; 0.4 of it in the other head.
     expected = math.log(150) * (1 if name.startswith('semantic_fpn') else 1.4)
     assert losses['loss'].item() == pytest.approx(expected, rel=0.1)
     assert not torch.equal(model.decode_head.conv_seg.weight, before)
@@ -170,7 +170,7 @@ def test_the_augmented_test_averages_probabilities(scene):
     set_tta(cfg)
     assert cfg.test_dataloader.dataset.pipeline == cfg.tta_pipeline
     scales = cfg.tta_pipeline[1].transforms[0]
-    del scales[2:]  # the larger ones cost much
+    del scales[2:]  # the larger ones are slow
     init_default_scope('mmseg')
     model = MODELS.build(cfg.model).eval()
     data = transform(cfg.tta_pipeline, scene(60, 80))

@@ -350,7 +350,7 @@ def _translate_in_place(
     target = module.state_dict()
     if _same(local, target):
         return
-    where = f'the state dict under {prefix!r}' if prefix else 'the state dict'
+    where = f'the state_dict under {prefix!r}' if prefix else 'the state_dict'
     try:
         parsed = parse(local)
     except CheckpointError as error:
@@ -390,7 +390,7 @@ def _read(
 ) -> tuple[Parsed, str]:
     """Return a parsed checkpoint and its description."""
     if isinstance(checkpoint, Mapping):
-        name, state = 'the state dict', dict(checkpoint)
+        name, state = 'the state_dict', dict(checkpoint)
     else:
         name = os.fspath(checkpoint)
         path = locate(name)

@@ -13,7 +13,7 @@ from mmmeta.cli import main
 from mmmeta.commands import COMMANDS
 
 HEAVY = {'torch', 'torchvision', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'matplotlib'}
-# Import mmmeta with one command line, then print which of some modules there are after
+# Import mmmeta with one command line, then print which of some modules are loaded after
 # each of several calls.
 CALLS = """
 import json, sys
@@ -39,7 +39,7 @@ def command(*args: str, **kwargs) -> subprocess.CompletedProcess:
 
 
 def imported(started_as: list[str], calls: list[list[str]], *names: str) -> dict:
-    """Which of the top modules a process has after each call, one after the other."""
+    """Which top-level modules a process has loaded after each of several calls."""
     code = f'import sys; sys.argv[:-1] = {started_as}\n{CALLS}'
     order = json.dumps([calls, [*HEAVY, *names]])
     done = subprocess.run(
@@ -105,7 +105,7 @@ def test_a_users_error_is_one_line_and_1():
 
 
 def test_an_interruption_is_130(tmp_path):
-    """A library that hangs at its import, and Ctrl-C."""
+    """A library that hangs on import, then Ctrl-C."""
     hang = 'import time; print(1, flush=True); time.sleep(99)'
     (tmp_path / 'shtab.py').write_text(hang)
     process = subprocess.Popen(
@@ -125,7 +125,7 @@ def test_an_interruption_is_130(tmp_path):
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):
-    """More than a pipe holds, to a reader that takes one line."""
+    """More output than fits into a pipe, for a reader that reads one line."""
     (tmp_path / 'shtab.py').write_text(
         'def complete(*args): return "line\\n" * 100_000'
     )

@@ -22,12 +22,12 @@ from playwright.sync_api import Page, expect, sync_playwright
 from mmmeta.cli import main
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
-WAIT = 300_000  # ms; the first run imports MMDetection, on what may be a busy machine
+WAIT = 300_000  # ms; the first run imports MMDetection, possibly on a busy machine
 pytestmark = pytest.mark.slow
 
 
 def save(folder: Path, cfg: Config) -> None:
-    """Write a config and a checkpoint of random weights, as a training does."""
+    """Write a config and a checkpoint of random weights, like a training run."""
     folder.mkdir(parents=True)
     cfg.dump(folder / 'config.py')
     init_default_scope(cfg.default_scope)
@@ -37,7 +37,7 @@ def save(folder: Path, cfg: Config) -> None:
 
 @pytest.fixture(scope='module')
 def folder(root, tmp_path_factory) -> Path:
-    """A folder with work_dirs/: a detector that finds something in everything."""
+    """A folder with work_dirs/: a detector that finds something in any image."""
     folder = tmp_path_factory.mktemp('demo')
     cfg = Config.fromfile(root / 'configs/detection/retinanet_poolformer_s12_shapes.py')
     save(folder / 'work_dirs/detector', cfg)
@@ -57,12 +57,12 @@ def browser() -> Iterator:
         pytest.skip(reason)
     expect.set_options(timeout=WAIT)
     with sync_playwright() as playwright:
-        # Without a sandbox it runs as root too, in a container.
+        # Without a sandbox it also runs as root in a container.
         yield playwright.chromium.launch(executable_path=path, args=['--no-sandbox'])
 
 
 def start(folder: Path, *args: str) -> tuple[subprocess.Popen, str]:
-    """Start the page in a folder; return the process and the page's address."""
+    """Start the page in a folder; return the process and the page's URL."""
     process = subprocess.Popen(
         [sys.executable, '-m', 'mmmeta.cli', 'demo', '--no-browser', *args],
         cwd=folder,
@@ -87,7 +87,7 @@ def server(folder) -> Iterator[str]:
     process, address = start(folder)
     yield address
     stop(process, folder)
-    # What was wrong with the folder that was left out is said, in one line.
+    # The reason for skipping a folder is printed in one line.
     assert (
         'left out: config work_dirs/broken/config.py'
         in (folder / 'stderr.txt').read_text()
@@ -166,13 +166,13 @@ def test_detections_are_shown_and_follow_the_slider(page, shapes):
     assert len(requests) > 20
     assert outside == []
 
-    # On a phone, nothing is beside the screen.
+    # On a phone, nothing is outside the screen.
     page.set_viewport_size(dict(width=360, height=740))
     assert page.evaluate('document.scrollingElement.scrollWidth') <= 360
 
 
 def test_keyboard_alone(page):
-    """An example is chosen, the model run and the slider moved without a mouse."""
+    """Choose an example, run the model and move the slider without a mouse."""
 
     def tab_to(selector: str) -> None:
         for _ in range(40):
@@ -210,7 +210,7 @@ def test_errors_are_a_line_on_the_page(page, folder, shapes):
     error = page.locator('#status [role=alert]')
     page.click('#run')
     expect(error).to_contain_text('choose an image first')
-    # After an example, since Gradio then has the image's component made anew.
+    # After an example, because Gradio then recreates the image's component.
     page.locator('.gallery-item').first.click()
     page.get_by_label('Remove Image').click()
     (folder / 'broken.png').write_bytes(b'\x89PNG\r\n\x1a\n no image')
@@ -247,7 +247,7 @@ def test_without_a_model_it_says_what_to_run(browser, tmp_path, root, shapes):
         page.get_by_label('classification').check()
         expect(hint).to_contain_text('mmmeta demo configs/classification/')
 
-        # What is trained meanwhile is there when the page is opened again.
+        # Models trained in the meantime are listed when the page is reopened.
         cfg = Config.fromfile(root / 'configs/classification/poolformer_s12.py')
         save(tmp_path / 'work_dirs/classifier', cfg)
         page.reload()

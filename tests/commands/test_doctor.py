@@ -1,4 +1,4 @@
-"""`mmmeta doctor` on this installation, and on broken ones, built in a folder."""
+"""`mmmeta doctor` on this installation, and on broken ones built in a folder."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from mmmeta.commands.doctor.packages import read_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = Path(sysconfig.get_paths()['purelib'])
-# As the console script does, with `folders` in place of the installed packages.
+# Like the console script, with `folders` instead of the installed packages.
 START = """
 import sys
 sys.argv = ['mmmeta', 'doctor', '--json']
@@ -40,20 +40,20 @@ def module(folder: Path, name: str, code: str) -> None:
 
 
 def link(folder: Path, *patterns: str, without: tuple[str, ...] = ()) -> None:
-    """Put installed packages into the folder."""
+    """Link installed packages into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     left_out = {path for pattern in without for path in PACKAGES.glob(pattern)}
     for path in {path for pattern in patterns for path in PACKAGES.glob(pattern)}:
         if path in left_out:
             continue
-        if path.name == 'cv2':  # it looks where its files really are
+        if path.name == 'cv2':  # it resolves the real path of its files
             shutil.copytree(path, folder / 'cv2')
         else:
             (folder / path.name).symlink_to(path)
 
 
 def examine(folder: Path) -> tuple[int, dict[str, dict]]:
-    """Exit code, and the findings that are not ok, by their subject."""
+    """Return the exit code and the findings that are not ok, by subject."""
     folders = [str(folder), str(ROOT)]
     done = subprocess.run(
         [sys.executable, '-S', '-c', START.format(folders=folders)],
@@ -98,7 +98,7 @@ def test_nothing_is_installed(tmp_path):
 
 
 def test_mmengine_is_missing(tmp_path):
-    """All else is there; what needs MMEngine is fixed by its command."""
+    """Everything else works; what needs MMEngine is fixed by its command."""
     link(tmp_path, '*', without=('torch', 'torch-*', '*mmengine*', '*mmmeta*'))
     _, wrong = examine(tmp_path)
     assert wrong['mmengine']['text'] == 'not installed'
@@ -226,7 +226,7 @@ def test_an_import_without_end_is_a_finding(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_operators_that_do_not_load(tmp_path):
-    """mmcv as it is, but with a compiled part that is of no use."""
+    """The installed mmcv, but with a broken compiled part."""
     slow = ('mmdet', 'mmpretrain', 'torchvision', 'transformers', 'timm')
     link(tmp_path, '*', without=('mmcv', '*mmmeta*', *slow))
     (tmp_path / 'mmcv').mkdir()
@@ -259,7 +259,7 @@ def test_operators_that_are_switched_off(monkeypatch):
 
 
 def test_the_cache_of_the_weights(tmp_path, monkeypatch):
-    """An unfinished download, one cut off, one that is another file, and a good one."""
+    """An incomplete download, a truncated one, a different file, and a good one."""
     import torch
     from safetensors.torch import save_file
 

@@ -30,7 +30,7 @@ def image(tmp_path) -> Path:
 
 
 def heat_of(tmp_path: Path, *args: str) -> np.ndarray:
-    """The one map that a call makes."""
+    """Return the only map that a call writes."""
     folder = tmp_path / 'maps'
     out = str(tmp_path / 'out.png')
     assert main(['explain', *args, '--out', out, '--out-dir', str(folder)]) == 0
@@ -46,7 +46,7 @@ def test_gradcam_is_the_formula(image, tmp_path):
         tmp_path, str(image), '--models', f'poolformer_s12={file}', '--target', '7'
     )
 
-    # The paper's crop: 0.9 of the shorter side, in the middle.
+    # The paper's crop: the center 0.9 of the shorter side.
     box = (150 - 90, 100 - 90, 150 + 90, 100 + 90)
     crop = Image.open(image).resize((224, 224), Image.Resampling.BICUBIC, box)
     x = torch.from_numpy(np.asarray(crop) / 255).permute(2, 0, 1)[None].float()
@@ -72,7 +72,7 @@ def test_gradcam_is_the_formula(image, tmp_path):
 
 @pytest.mark.parametrize('corner', [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_evidence_is_found_where_it_is(corner, tmp_path):
-    """A class whose weights are what a disc does to the last map, and nothing else."""
+    """A class whose weights are the effect of a disc on the last map."""
     picture = np.full((224, 224, 3), 90, np.uint8)
     y, x = 56 + 112 * corner[0], 56 + 112 * corner[1]
     cv2.circle(picture, (x, y), 30, (250, 40, 40), -1)
@@ -190,7 +190,7 @@ def test_tokens_are_laid_out_as_the_image(image):
 
 
 def small_config(tmp_path: Path, root: Path, base: str, extra: str) -> str:
-    """A config and checkpoint of a model that takes no time, with random weights."""
+    """A config and checkpoint of a fast model, with random weights."""
     path = tmp_path / f'{Path(base).stem}_small.py'
     backbone = f'backbone=dict(arch=dict(_delete_=True, **{SMALL}), init_cfg=None)'
     base = str(root / 'configs' / base)
@@ -227,7 +227,7 @@ def test_configs(base, extra, method, image, tmp_path, root, capsys):
         assert np.isfinite(heat).sum() == 180 * 180
         return
     assert np.isfinite(heat).all()
-    # No box of random weights is confident, which is said and not drawn.
+    # Random weights give no confident box: the label says so and nothing is drawn.
     nothing = 'mask_rcnn' in base
     assert line.endswith('(no evidence)') == nothing
     assert heat.any() != nothing

@@ -1,4 +1,4 @@
-"""`mmmeta flops` against the figures that the papers print."""
+"""`mmmeta flops` compared with the figures in the papers."""
 
 import json
 import subprocess
@@ -48,7 +48,7 @@ BASELINES = {
     f'{ADE}/upernet_convformer_m36.py': (85, 1113),
     f'{ADE}/upernet_caformer_m36.py': (84, 1346),
 }
-# Where the printed figure is another, what is counted: docs/commands/flops.md says why.
+# Our counts where the published figure differs: docs/commands/flops.md explains them.
 DIFFERENT = {
     f'{COCO}/cascade_mask_rcnn_uniformer_base_ms_3x.py': 877.48,
     f'{ADE}/semantic_fpn_uniformer_small.py': 190.22,
@@ -87,8 +87,8 @@ def test_published_figures_of_detectors_and_segmentors(in_root, capsys):
         cost = flops(capsys, path)
         assert cost['shape'] == ([800, 1280] if COCO in path else [512, 2048])
         assert round(cost['total']['params'] / 1e6) == params, path
-        # UniFormer's figures have the norms of the backbone, the baselines' those of
-        # the heads alone.
+        # UniFormer's figures include the backbone's norms, the baselines' only those
+        # of the heads.
         counted = cost['total']['macs']
         norms = cost['parts']['backbone']['norm_macs']
         if path in BASELINES:
@@ -140,7 +140,7 @@ def test_parts_add_up(in_root, capsys):
     for key in ('params', 'macs', 'norm_macs'):
         whole = sum(p[key] for name, p in parts.items() if name not in stages)
         assert whole == cost['total'][key]
-    # The output norms are no stage's.
+    # The output norms belong to no stage.
     assert sum(parts[s]['macs'] for s in stages) == parts['backbone']['macs']
     assert sum(parts[s]['params'] for s in stages) < parts['backbone']['params']
 
@@ -177,7 +177,7 @@ def test_a_backbone_that_the_meta_device_cannot_build(tmp_path):
     model, size = load(str(path))
     assert size == (800, 1280)
     parts = count_parts(model, size)
-    # 267 G is what Swin's README prints, which counts the windows' padding and more.
+    # Swin's README has 267 G, which includes the windows' padding and more.
     assert 255 < parts[''].macs / 1e9 < 270
     assert round(parts[''].params / 1e6) == 48
 

@@ -1,4 +1,4 @@
-"""`mmmeta plot` on logs of real trainings, and TensorBoard's files of them."""
+"""`mmmeta plot` on logs of real training runs, and their TensorBoard files."""
 
 import json
 import re
@@ -36,11 +36,11 @@ train_cfg = dict(max_iters=6, val_interval=3)
 
 
 def train(folder: Path, *options: str) -> Path:
-    """Call `tools/train.py`, in this process, for the time that its imports take."""
+    """Call `tools/train.py` in this process, to save the time of its imports."""
     work = folder / 'work'
     number = len([path for path in work.glob('*') if path.is_dir()])
     args = [folder / 'config.py', '--work-dir', work, *options]
-    # MMEngine keeps visualizers by name.
+    # MMEngine caches visualizers by name.
     args += ['--cfg-options', f'visualizer.name={folder.name}_{number}']
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', ['train.py', *map(str, args)])
@@ -118,14 +118,14 @@ def test_several_runs_in_one_figure(detection, segmentation, tmp_path, capsys):
     height, width, _ = cv2.imread(f'{out}.png').shape
     assert width > 1000 and height > 600
     texts = set(re.findall(r'>([^<>\n]+)</text>', Path(f'{out}.svg').read_text()))
-    # Both work folders are called `work`, so the paths tell them apart.
+    # Both work folders are named `work`, so the paths distinguish them.
     assert {str(detection), str(segmentation), 'iteration'} <= texts
     panels = {'loss', 'loss_cls', 'loss_bbox', 'lr', 'coco/bbox_mAP', 'mIoU'}
     assert panels <= texts
     assert not {'time', 'grad_norm', 'coco/bbox_mAP_50', 'aAcc'} & texts
 
 
-# -- logs as MMEngine writes them, where a training would take too long ------------
+# -- logs in MMEngine's format, where training would take too long - ------------
 
 
 def write_log(work: Path, start: str, records: list[dict], config: str = '') -> Path:
@@ -144,7 +144,7 @@ def step(number: int, loss: float = 1.0, epoch: int | None = None) -> dict:
 
 
 def test_epochs_whose_last_steps_are_not_logged(tmp_path):
-    """100 steps an epoch, each 30th is logged; as of the third by iteration."""
+    """100 steps per epoch, every 30th logged; the third run counts iterations."""
     records = []
     for epoch in (1, 2, 3):
         records += [step(100 * (epoch - 1) + i, 1.0, epoch) for i in (30, 60, 90)]
@@ -189,7 +189,7 @@ def test_keys_scale_and_smoothing(tmp_path):
     records = [step(10 * i, loss) for i, loss in enumerate(losses, 1)]
     write_log(tmp_path / 'run', '20260101_000000', records)
     run = curves.read_run(tmp_path / 'run')
-    assert curves.choose_keys([run]) == ['loss', 'lr']  # the only term is the sum
+    assert curves.choose_keys([run]) == ['loss', 'lr']  # a single term equals the sum
     assert curves.choose_keys([run], ['lr', 'loss*']) == ['lr', 'loss', 'loss_cls']
     figure = curves.draw([run], ['loss', 'lr'], window=3, log=True)
     loss, rate = figure.axes

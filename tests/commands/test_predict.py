@@ -1,4 +1,4 @@
-"""`mmmeta predict` against what the host libraries themselves return."""
+"""`mmmeta predict` compared with the host libraries' own results."""
 
 import csv
 import json
@@ -26,13 +26,13 @@ FEW = 'model.test_cfg.rcnn.max_per_img=6'
 
 @pytest.fixture(scope='module')
 def images(shapes: Path, tmp_path_factory) -> Path:
-    """A folder with three images, two of them called alike."""
+    """A folder with three images, two of them with the same name."""
     folder = tmp_path_factory.mktemp('images')
     sources = sorted((shapes / 'images' / 'val').iterdir())
     for source, name in zip(sources, ('a/x.png', 'b/x.png', 'b/y.png'), strict=False):
         (folder / name).parent.mkdir(exist_ok=True)
         picture = Image.open(source)
-        # Not square, so that height and width cannot be exchanged.
+        # Not square, so that swapped height and width are noticed.
         picture.crop((0, 0, 128, 96)).save(folder / name)
     return folder
 
@@ -45,7 +45,7 @@ def save_checkpoint(config: Path, path: Path, meta: dict) -> Path:
     __import__(f'{cfg.default_scope}.models')
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
-    # The last layers start too small for results that differ from each other.
+    # The last layers' initial weights are too small for results to differ.
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1:
             torch.nn.init.xavier_normal_(parameter, 2.0 if 'head' in name else 1.0)
@@ -83,7 +83,7 @@ def predict(*arguments: object) -> int:
 
 
 def error_of(capsys, *arguments: object) -> str:
-    """The one line that a call says before it fails."""
+    """Return the single line that a failing call prints."""
     assert predict(*arguments) == 1
     out, err = capsys.readouterr()
     assert out == ''
@@ -106,7 +106,7 @@ def test_detections_are_those_of_mmdetection(
     from pycocotools import mask as rle
     from pycocotools.coco import COCO
 
-    # Weights that the config would train from: nothing may be asked for.
+    # Weights that the config would train from: nothing may be downloaded.
     monkeypatch.setenv('MMMETA_HOME', str(tmp_path / 'home'))
     config = tmp_path / 'config.py'
     config.write_text(
@@ -225,7 +225,7 @@ def test_scores_are_the_softmax_of_create_model(
     assert [row['file'] for row in rows[::5]] == ['b/y.png', 'a/x.png']
     model = mmmeta.create_model('poolformer_s12', checkpoint=classifier, num_classes=6)
     for start, file in ((0, 'b/y.png'), (5, 'a/x.png')):
-        # 128x96: the shorter side to 224 / 0.9, then the middle 224x224.
+        # 128x96: the shorter side resized to 224 / 0.9, then the center 224x224.
         image = Image.open(images / file).resize((330, 248), Image.Resampling.BICUBIC)
         image = image.crop((53, 12, 277, 236))
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
@@ -365,7 +365,7 @@ def test_a_batch_of_nothing_is_an_error_of_usage(root, capsys):
 def test_a_process_prints_its_results_alone(
     root, detector, classifier, images, tmp_path
 ):
-    """Nothing of what the libraries say when they are imported and models built."""
+    """No output of the libraries from importing them and building models."""
     code = (
         'import json, sys\n'
         'from mmmeta.cli import main\n'

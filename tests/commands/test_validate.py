@@ -1,4 +1,4 @@
-"""`mmmeta validate` against an accuracy computed in a loop of its own."""
+"""`mmmeta validate` compared with an accuracy computed in a separate loop."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory) -> Path:
-    """Six classes, told apart by chance, but for each image clearly."""
+    """Six classes, assigned at random but clearly for each image."""
     path = tmp_path_factory.mktemp('checkpoint') / 'six.pth'
     torch.manual_seed(3)
     model = mmmeta.create_model(ARCH, num_classes=6)
@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='module')
 def ranked(data: Path, checkpoint: Path) -> dict[Path, list[int]]:
-    """The classes of each image, likeliest first, with PIL and NumPy alone."""
+    """Return each image's classes by probability, using only PIL and NumPy."""
     row = find(ARCH)
     assert (row.input_size, row.crop_pct, row.interpolation) == (224, 0.9, 'bicubic')
     model = mmmeta.create_model(ARCH, checkpoint=checkpoint, num_classes=6).eval()

@@ -136,7 +136,7 @@ def test_outlines_can_be_seen(scenes):
     contrasts = []
     for scene in scenes:
         image = scene.image.astype(float)
-        # The last instance has nothing in front of it.
+        # Nothing is in front of the last instance.
         mask = scene.masks[-1].astype(np.uint8)
         inside = cv2.erode(mask, kernel) > 0
         outside = (cv2.dilate(mask, kernel, iterations=4) > 0) & (
@@ -249,7 +249,7 @@ def test_semantic_maps(root, split, coco):
         semantic = read_semantic(root, split, image)
         assert semantic.dtype == np.uint8
         assert semantic.shape == (image['height'], image['width'])
-        # What no instance covers is background.
+        # Pixels of no instance are background.
         area = sum(a['area'] for a in coco.imgToAnns[image['id']])
         assert (semantic != 7).sum() == area
         seen |= set(np.unique(semantic).tolist())
@@ -314,7 +314,7 @@ def test_splits_share_no_image(root):
 def test_existing_set_is_reused(tmp_path, monkeypatch):
     root = make(tmp_path / 'deep' / 'shapes')
     times = {path: path.stat().st_mtime_ns for path in root.rglob('*')}
-    monkeypatch.setattr(shapes, 'make_scene', None)  # not to be called
+    monkeypatch.setattr(shapes, 'make_scene', None)  # must not be called
     assert make(str(root)) == root
     assert times == {path: path.stat().st_mtime_ns for path in root.rglob('*')}
 

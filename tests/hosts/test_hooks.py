@@ -1,4 +1,4 @@
-"""What a training says of the time it takes, and when it stops by itself."""
+"""The time that training logs, and when it stops by itself."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ class Toy(BaseModel):
 
 
 class Scores(BaseMetric):
-    """AP50 as a list says, one value a validation."""
+    """AP50 from a list, one value per validation."""
 
     def __init__(self, values):
         super().__init__(prefix='coco')
@@ -42,7 +42,7 @@ class Scores(BaseMetric):
 
 
 def train(folder: Path, scores: list[float], **time_left) -> tuple[Runner, list[str]]:
-    """Train a toy with the demo's hooks; return what was logged too."""
+    """Train a toy model with the demo's hooks; return the runner and the log."""
     hooks = Config.fromfile(CONFIG).default_hooks
     data = dict(
         batch_size=2,

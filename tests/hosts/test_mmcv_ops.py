@@ -1,7 +1,7 @@
-"""mmcv's operators made of torchvision's, through mmcv's public functions.
+"""mmcv's operators built on torchvision, called through mmcv's public functions.
 
-Compared with what a compiled mmcv gave (tests/data/mmcv), and, where a CPU's compiled
-mmcv has no such operator, with the formula written out.
+Compared with results of a compiled mmcv (tests/data/mmcv) and, where a compiled mmcv
+has no such operator for CPUs, with an explicit formula.
 """
 
 import importlib.util
@@ -94,7 +94,7 @@ def test_nms_compares_in_float32():
     assert ops.nms(boxes - torch.tensor([0, 0, 1, 1]), scores, 0.7, 1)[1].tolist() == [
         *(0, 1)
     ]
-    # Classes are told apart by far coordinates, where x2 + 1 would lose digits.
+    # Classes are separated by large offsets, where x2 + 1 would lose digits.
     far = torch.tensor([[2.0**23, 0, 2.0**23 + 1, 9], [2.0**23, 0, 2.0**23 + 2, 9]])
     assert ops.nms(far, scores, 0.6, offset=1)[1].tolist() == [0]
 
@@ -240,7 +240,7 @@ def test_carafe(kernel, groups, up):
         found = function(x, masks, kernel, groups, up)
         torch.testing.assert_close(found, expected)
     assert gradcheck(lambda x, m: ops.carafe(x, m, kernel, groups, up), (x, masks))
-    # The way back of `carafe_naive` asks for a GPU, so its operator alone.
+    # The backward pass of `carafe_naive` needs a GPU, so call its operator directly.
     grad = torch.randn_like(expected)
     found = [torch.zeros_like(x), torch.zeros_like(masks)]
     sizes = dict(kernel_size=kernel, group_size=groups, scale_factor=up)
@@ -252,7 +252,7 @@ def test_carafe(kernel, groups, up):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision_is_summed_in_float32(dtype):
-    """Also where one input is wider, as under autocast."""
+    """Also if one input has a wider dtype, as under autocast."""
 
     def check(function, *inputs):
         wide = [x.to(dtype).float().requires_grad_() for x in inputs]
@@ -322,7 +322,7 @@ def test_psa_mask(psa_type, mask_size):
 
 
 def test_tensors_that_are_handed_are_written_into():
-    """Also where they are parts of others, and gradients are added."""
+    """Also for views of other tensors, with gradients added up."""
     buffer = torch.full((2, 5, 3, 2, 2), 7.0)
     x, rois, none = torch.randn(2, 3, 9, 9), random_rois(5) / 8, torch.zeros(0)
     sizes = dict(aligned_height=2, aligned_width=2, spatial_scale=1.0)

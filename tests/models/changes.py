@@ -1,4 +1,4 @@
-"""What users do to the layers of a model; shared by the tests of all fast paths."""
+"""Users' changes to the layers of a model, shared by the tests of all fast paths."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ def blocks(model: nn.Module) -> list[MetaFormerBlock]:
 
 
 def worst(found: tuple, expected: tuple) -> float:
-    """The largest difference over the standard deviation of its map."""
+    """Return the largest difference over the standard deviation of its map."""
     assert [x.shape for x in found] == [x.shape for x in expected]
     return max(
         float((a - b).detach().abs().max() / b.detach().std())
@@ -42,7 +42,7 @@ def worst(found: tuple, expected: tuple) -> float:
 
 @contextmanager
 def one_process() -> Iterator[DeviceMesh]:
-    """A distributed group of this process alone, on the CPU."""
+    """A distributed group of only this process, on the CPU."""
     distributed.init_process_group(
         'gloo', store=distributed.HashStore(), rank=0, world_size=1
     )
@@ -53,7 +53,7 @@ def one_process() -> Iterator[DeviceMesh]:
 
 
 def subclass(module: nn.Module, forward: Callable) -> None:
-    """Make a module one of a subclass of its class, as libraries for LoRA do."""
+    """Change a module's class to a subclass, as LoRA libraries do."""
     kind = type(module)
     module.__class__ = type(f'User{kind.__name__}', (kind,), {'forward': forward})
 
@@ -83,7 +83,7 @@ def wrapped(block: MetaFormerBlock) -> None:
 
 
 def own_forward(block: MetaFormerBlock) -> None:
-    fc2 = block.mlp.fc2  # as libraries for offloading do
+    fc2 = block.mlp.fc2  # like offloading libraries
     fc2.forward = lambda x: 2 * nn.Conv2d.forward(fc2, x)
 
 

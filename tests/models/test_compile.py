@@ -1,4 +1,4 @@
-"""Every kind of block compiles as one graph, and sizes do not compile it anew."""
+"""Every kind of block compiles as one graph, without recompiling for new sizes."""
 
 import pytest
 import torch
@@ -47,6 +47,6 @@ def test_sizes_do_not_compile_it_anew(kind):
     with torch.no_grad():
         for size in SIZES:
             compiled(torch.randn(1, 3, *size))
-    # One for the first size, one for all others, and one where PyTorch convolves small
-    # maps by other means.
+    # One for the first size, one for all others, and one if PyTorch convolves small
+    # maps with a different algorithm.
     assert 2 <= counter.frame_count <= 3

@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 
 from mmmeta.models import FAMILIES
 
-# The blocks of the families left out are RandFormer's with PoolFormer's mixer.
+# The other families' blocks are RandFormer's with PoolFormer's mixer.
 ALIKE = ('IdentityFormer', 'PoolFormerV2')
 CASES = [(f.__name__, {}) for f in FAMILIES if f.__name__ not in ALIKE] + [
     ('RandFormer', dict(resize='resample')),
@@ -36,8 +36,8 @@ def test_export(family, options, tmp_path):
     file = tmp_path / 'model.onnx'
     torch.onnx.export(program, f=file, input_names=['images'], verbose=False)
     session = onnxruntime.InferenceSession(file)
-    # Sizes that a window divides, and those with one window only, are programs of
-    # their own; ONNX makes no such difference.
+    # Sizes that a window divides, and those with only one window, are separate
+    # programs; ONNX does not distinguish them.
     for shape in ((2, 3, 256, 320), (1, 3, 256, 461), (3, 3, 500, 520)):
         images = torch.randn(shape)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The fast block gives the plain one's numbers, and stands aside for everybody else."""
+"""The fast block gives the plain block's results, or falls back to it."""
 
 import copy
 
@@ -22,7 +22,7 @@ X = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
 
 @pytest.fixture
 def taken(monkeypatch):
-    """The calls of oneDNN's operator: without any, nothing fast was tried."""
+    """The calls of oneDNN's operator: without any, the fast path was not taken."""
     calls, pointwise = [], onednn.pointwise
 
     def count(*args, **kwargs):
@@ -183,7 +183,7 @@ def test_distributed_parameters(family, taken):
 def test_forward_mode(family):
     model, direction = build(family).double(), torch.randn(X.shape).double()
     x = X.double()
-    # PyTorch's other kernels of attention know no forward mode.
+    # PyTorch's other attention kernels do not support forward-mode AD.
     with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
         out = model(forward_ad.make_dual(x, direction))[-1]
         found = forward_ad.unpack_dual(out).tangent
@@ -195,7 +195,7 @@ def test_forward_mode(family):
 
 @pytest.mark.parametrize('options', [{}, dict(recompute_mlp=True), dict(with_cp=True)])
 def test_a_gradient_penalty(options):
-    """What the second derivative gives is what differences of the first give."""
+    """The second derivative equals finite differences of the first."""
     model = build('PoolFormer', **options).double().train()
     x, direction = X[:1].double().requires_grad_(), torch.randn(1, 3, 64, 96).double()
 

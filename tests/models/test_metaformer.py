@@ -20,7 +20,7 @@ def build(family: str, arch, **kwargs) -> MetaFormer:
 
 
 def small(family: str = 'PoolFormer', **kwargs) -> MetaFormer:
-    """One member of a family with two blocks or one a stage, for quick tests."""
+    """A member of a family with one or two blocks per stage, for quick tests."""
     arch = dict(depths=(2, 1, 2, 1), dims=(32, 64, 64, 128))
     return build(family, arch, **kwargs)
 
@@ -31,7 +31,7 @@ def test_sweeps_cover_every_arch():
 
 
 def reduced(size: int, cfg: dict) -> int:
-    """The output size of a downsampling, in positions."""
+    """Return the output size of a downsampling, in positions."""
     if cfg.get('type') == 'ConvStem':  # two of 3x3 with stride 2, padding 1
         return ((size - 1) // 2) // 2 + 1
     padding = cfg.get('padding', 0)
@@ -126,7 +126,7 @@ def test_freezing_holds_after_train(family, frozen):
         )
         if frozen_name:
             assert torch.equal(value, before[name]), name
-    # In evaluation mode too, where the norm of older PyTorch would crash the process.
+    # Also in evaluation mode, where the norm of older PyTorch would crash the process.
     model.zero_grad()
     maps = model.eval()(torch.randn(2, 3, 64, 96))
     sum(out.square().mean() for out in maps).backward()

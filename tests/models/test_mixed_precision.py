@@ -72,7 +72,7 @@ def test_training_stays_finite(family, dtype, data):
     assert np.isfinite(losses).all()
     assert all(p.isfinite().all() for p in model.parameters())
     assert np.mean(losses[-20:]) < 0.8 * np.mean(losses[:20])
-    # The scale begins high by design; later no step may be lost to an overflow.
+    # The initial scale is high by design; later no step may be lost to an overflow.
     assert len(set(scales[STEPS // 4 :])) == 1
 
 

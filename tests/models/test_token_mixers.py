@@ -1,4 +1,4 @@
-"""The token mixers beside their formulas, written out with explicit matrices."""
+"""The token mixers compared with their formulas, using explicit matrices."""
 
 import copy
 import math
@@ -37,7 +37,7 @@ def by_windows(x: Tensor, size: int, mix) -> Tensor:
 
 
 def attend(mixer: Attention, tokens: Tensor) -> Tensor:
-    """Attention with its matrix of scores, as the papers write it."""
+    """Attention with a score matrix, as in the papers."""
     weight, bias = mixer.qkv.weight.flatten(1), mixer.qkv.bias
     qkv = F.linear(tokens, weight, bias).chunk(3, -1)
     q, k, v = (t.unflatten(2, (-1, mixer.head_dim)).transpose(1, 2) for t in qkv)
@@ -74,7 +74,7 @@ def test_random_mixing_resampled():
     resample.load_state_dict(window.state_dict())
     x = torch.randn(2, 8, 7, 7)
     torch.testing.assert_close(resample(x), window(x))
-    # Rows sum to one at every size, so a constant map stays as it is.
+    # Rows sum to one at every size, so a constant map does not change.
     constant = torch.full((1, 8, 11, 18), 0.7)
     torch.testing.assert_close(resample(constant), constant)
     x = torch.randn(1, 8, 11, 18)
@@ -153,7 +153,7 @@ def test_uniformer_switches_attention_on_the_same_weights(height, width):
             expected = model.norm2(stage3_with(model, second, windows))
         assert expected.shape[2] % 4 == (0 if height == 128 else 2)
         torch.testing.assert_close(outputs[mode][2], expected, atol=1e-4, rtol=1e-4)
-        # The arch says what was built.
+        # The arch describes the model.
         again = MODELS.build(dict(type='mmmeta.MetaFormer', arch=asdict(model.arch)))
         again.load_state_dict(trained.state_dict())
         with torch.no_grad():
@@ -167,7 +167,7 @@ def test_uniformer_switches_attention_on_the_same_weights(height, width):
 
 
 def local_block(x: Tensor, block: nn.Module, train: bool) -> Tensor:
-    """A block of UniFormer's first stages of PyTorch's own functions."""
+    """A block of UniFormer's first stages, built from PyTorch's functions."""
 
     def conv(x: Tensor, layer: nn.Conv2d) -> Tensor:
         return F.conv2d(

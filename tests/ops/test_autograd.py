@@ -1,4 +1,4 @@
-"""Maps computed again in the backward pass: the same gradients, less memory."""
+"""Recomputing maps in the backward pass: the same gradients with less memory."""
 
 import copy
 
@@ -20,7 +20,7 @@ WAYS = [
 
 
 def gradients(model: nn.Module, parameters: dict | None = None) -> dict:
-    """Gradients of a loss of all maps, as many as there are trained parameters."""
+    """Return the gradients of a loss of all maps, one per trained parameter."""
     torch.manual_seed(2)  # of drop path
     values = dict(model.named_parameters()) if parameters is None else parameters
     outs = (
@@ -45,7 +45,7 @@ def test_training_is_the_same(family, way):
     kwargs = dict(drop_path_rate=0.3, frozen_stages=1)
     plain, other = (build(family, **kwargs, **w).train() for w in ({}, way))
     check(gradients(other), gradients(plain))
-    # A batch norm counts each batch once.
+    # Batch norms update their statistics once per batch.
     for name, buffer in plain.named_buffers():
         torch.testing.assert_close(other.get_buffer(name), buffer)
 
@@ -87,7 +87,7 @@ def test_parameters_changed_in_between_are_noticed(way):
 @pytest.mark.parametrize('way', [{}, *WAYS], ids=str)
 @pytest.mark.parametrize('family', ['PoolFormer', 'UniFormer'])
 def test_sharded_parameters(family, way):
-    """FSDP gathers the parameters of a block for each of its runs."""
+    """FSDP gathers a block's parameters for each run."""
     plain, other = build(family).train(), build(family, **way).train()
     with one_process() as mesh:
         for module in (*blocks(other), other):

@@ -1,4 +1,4 @@
-"""The memory format of the maps that a backbone hands on."""
+"""The memory format of a backbone's output maps."""
 
 import sys
 from types import ModuleType
@@ -20,7 +20,7 @@ def backbone() -> torch.nn.Module:
 
 @pytest.fixture
 def compiled(monkeypatch) -> None:
-    """An mmcv whose operators take all memory for contiguous."""
+    """An mmcv whose operators treat all memory as contiguous."""
     monkeypatch.setitem(sys.modules, 'mmcv._ext', ModuleType('mmcv._ext'))
 
 

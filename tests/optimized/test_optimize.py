@@ -47,7 +47,7 @@ SIZES = [(1, 224, 224), (2, 97, 131), (1, 32, 33), (1, 800, 864)]
 
 
 def trained(config: dict, **kwargs) -> MetaFormer:
-    """A backbone in which every parameter and statistic differs from its start."""
+    """A backbone whose parameters and statistics differ from their initial values."""
     model = MODELS.build(dict(config, **kwargs)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -69,11 +69,11 @@ def test_onednn_gives_what_the_plain_backbone_gives(kind):
     fast = mmmeta.optimize(plain, backend='onednn')
     for batch, height, width in SIZES:
         images = torch.randn(batch, 3, height, width)
-        # With gradients, as inference without them has oneDNN do the same.
+        # With gradients, since without them inference would also use oneDNN.
         expected = [x.detach() for x in plain(images)]
         with torch.no_grad():
             assert worst(plain(images), expected) < 1e-4
-        for _ in range(3):  # weights are packed when a shape comes again
+        for _ in range(3):  # weights are packed when a shape is repeated
             found = fast(images)
             assert worst(found, expected) < 1e-4
         layout = torch.channels_last
@@ -104,7 +104,7 @@ def test_other_backends(kind, backend):
     plain = trained(KINDS[kind])
     fast = mmmeta.optimize(plain, backend=backend)
     with torch.no_grad():
-        # 'openvino' compiles for a shape that comes again.
+        # 'openvino' compiles for a shape that is repeated.
         for size in ((224, 224), (128, 160), (96, 192), (224, 224), (96, 192)):
             images = torch.randn(1, 3, *size)
             assert worst(fast(images), plain(images)) < 1e-4
@@ -138,7 +138,7 @@ def test_openvino_keeps_the_models_that_were_used_last():
 
 
 def test_openvino_at_small_sizes():
-    """Where a model for the one shape is off by 1e-2, the one for any is used."""
+    """If the model for one shape is off by 1e-2, the one for any shape is used."""
     plain = build('CAFormer')
     fast = mmmeta.optimize(plain, backend='openvino')
     images = torch.randn(1, 3, 32, 32)
@@ -169,7 +169,7 @@ def test_images_are_left_alone_and_gradients_are_not_made():
     before = images.detach().clone()
     first = [x.clone() for x in fast(images)]
     outs = fast(images)
-    fast(torch.randn(1, 3, 64, 64))  # writes into nothing that was returned
+    fast(torch.randn(1, 3, 64, 64))  # does not overwrite earlier outputs
     assert torch.equal(images, before)
     assert all(torch.equal(a, b) for a, b in zip(outs, first, strict=True))
     assert not any(x.requires_grad for x in outs)
@@ -211,7 +211,7 @@ def _detector(root, name: str) -> nn.Module:
     cfg = Config.fromfile(root / f'configs/detection/{name}.py').model
     cfg.backbone.init_cfg = None
     for part in (cfg.test_cfg, cfg.test_cfg.get('rcnn', {})):
-        part['score_thr'] = 0.0  # random weights find nothing with certainty
+        part['score_thr'] = 0.0  # random weights give low scores
     model = MODELS.build(dict(cfg, _scope_='mmdet')).eval()
     with torch.no_grad():
         for name, parameter in model.backbone.named_parameters():
@@ -321,7 +321,7 @@ def test_other_states(family):
         assert worst(fast(X), expected) < 1e-4
     assert [len(x) for x in fast(X[:0])] == [0] * 4
     for _ in range(3):
-        fast(X)  # weights are packed when a shape comes again
+        fast(X)  # weights are packed when a shape is repeated
     other = mmmeta.optimize(model)
     new = {
         n: v * 1.1 if v.is_floating_point() else v for n, v in fast.state_dict().items()

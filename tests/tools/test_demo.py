@@ -1,4 +1,4 @@
-"""The demo at a reduced size, from the data to the picture."""
+"""The demo at reduced size, from the data to the picture."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""tools/setup_env.py, run for real: only uv is a small wheel made here."""
+"""tools/setup_env.py, really run; only uv is replaced by a small wheel."""
 
 import ast
 import ctypes
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = 'tools/setup_env.py'
-NO_INDEX = 'http://127.0.0.1:9/simple'  # nobody listens there
+NO_INDEX = 'http://127.0.0.1:9/simple'  # nothing listens there
 INFO = 'uv-0.0.1.dist-info'
 UV = {
     f'{INFO}/METADATA': 'Metadata-Version: 2.1\nName: uv\nVersion: 0.0.1',
@@ -38,7 +38,7 @@ exec {0} -c "import runpy, sys; sys.version_info = {2}; a = sys.argv; $run" "$@"
 
 @pytest.fixture(scope='module')
 def make_project(root, tmp_path_factory):
-    """A function that copies what the set-up reads; its last look is left out."""
+    """A function that copies the setup's files; the final import check is skipped."""
 
     def make(gib=0):
         project = tmp_path_factory.mktemp('project')
@@ -56,7 +56,7 @@ def make_project(root, tmp_path_factory):
 
 
 def call(project, command=(sys.executable, SCRIPT), preexec_fn=None, **env):
-    """Run the set-up with an empty cache; one line at most of errors is printed."""
+    """Run the setup with an empty cache; at most one line of errors is printed."""
     kept = {key: text for key, text in os.environ.items() if key != 'PYTHON'}
     cache = dict(UV_CACHE_DIR=f'{project}-cache', PIP_RETRIES='0', UV_HTTP_RETRIES='0')
     done = subprocess.run(
@@ -75,7 +75,7 @@ def call(project, command=(sys.executable, SCRIPT), preexec_fn=None, **env):
 
 @pytest.fixture(scope='module')
 def ready(make_project, tmp_path_factory):
-    """A project set up: first without a network, then with foreign variables set."""
+    """A completed setup: first without a network, then with users' variables set."""
     project, wheels = make_project(), tmp_path_factory.mktemp('wheels')
     with zipfile.ZipFile(wheels / 'uv-0.0.1-py3-none-any.whl', 'w') as wheel:
         for name, text in UV.items():
@@ -127,13 +127,13 @@ def test_two_at_once(ready):
             assert 'one call at a time' in second.stdout.readline()
             (ready / 'kept').rename(ready / '.venv/ready.stamp')
             fcntl.flock(lock, fcntl.LOCK_UN)
-            assert second.stdout.read() == ''  # it finds the work done
+            assert second.stdout.read() == ''  # nothing is left to do
     assert second.returncode == 0
 
 
 @pytest.mark.parametrize('version', [(3, 9, 18), (3, 10, 0), (3, 13, 9), (3, 14, 0)])
 def test_python_version(make_project, version):
-    """make and the script refuse the same ones, and no .venv of others is touched."""
+    """make and the script reject the same versions, and leave a foreign .venv alone."""
     project = make_project()
     (project / '.venv').mkdir()
     (project / '.venv/mine').touch()
@@ -170,7 +170,7 @@ def test_too_little_disk(make_project):
 
 
 def test_read_only_checkout(make_project):
-    """Root may write everywhere, but for a capability that is dropped here."""
+    """Root can write anywhere, so drop the capability that allows it."""
     project = make_project()
     project.chmod(0o555)
     drop = ctypes.CDLL(None).prctl
@@ -179,7 +179,7 @@ def test_read_only_checkout(make_project):
 
 
 def test_a_step_that_fails(make_project, tmp_path, monkeypatch):
-    """What uv says without a network, and of a full disk, and what is not known."""
+    """uv's errors without a network and with a full disk, and an unknown error."""
     monkeypatch.setenv('UV_CACHE_DIR', str(tmp_path))
     monkeypatch.setenv('UV_HTTP_RETRIES', '0')
     uv = [Path(sys.executable).with_name('uv'), 'pip', 'install', '--dry-run', 'timm']
@@ -196,7 +196,7 @@ def test_a_step_that_fails(make_project, tmp_path, monkeypatch):
 
 
 def test_pinned_file(root):
-    """It holds no address, what it needs, and one owner of cv2 and of mmcv."""
+    """It has no URLs, all requirements, and one distribution each of cv2 and mmcv."""
     pinned = (root / 'requirements/pinned.txt').read_text()
     assert '://' not in pinned
     names = [line.split('==')[0] for line in pinned.splitlines() if '==' in line]

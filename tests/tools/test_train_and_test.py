@@ -1,4 +1,4 @@
-"""The tools as users call them: train, kill, resume, test; and wrong calls."""
+"""The tools as users call them: train, kill, resume, test; and wrong usage."""
 
 import json
 import os
@@ -227,7 +227,7 @@ def script(name: str, *args, **env) -> subprocess.CompletedProcess:
 
 
 def pretend(folder: Path, command: str) -> str:
-    """Return a PATH whose `command` prints its arguments, one a line."""
+    """Return a PATH whose `command` prints its arguments, one per line."""
     (folder / command).write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (folder / command).chmod(0o755)
     return f'{folder}:{os.environ["PATH"]}'
@@ -238,7 +238,7 @@ def pretend(folder: Path, command: str) -> str:
     [('dist_train.sh', ['config.py']), ('dist_test.sh', ['config.py', 'weights.pth'])],
 )
 def test_torchrun_gets_the_options(name, files, tmp_path):
-    # MMEngine's launchers need a GPU, so what would be run is looked at here.
+    # MMEngine's launchers need a GPU, so only check what would be run.
     path = pretend(tmp_path, 'python')
     result = script(name, *files, 8, '--work-dir', 'work', PATH=path, PORT='29611')
     assert result.returncode == 0, result.stderr

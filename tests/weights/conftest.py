@@ -28,7 +28,7 @@ fill = _load_fill()
 
 @dataclass(frozen=True)
 class Golden:
-    """One golden file: a reference's keys and its outputs for made-up weights."""
+    """One golden file: a reference's keys and its outputs for synthetic weights."""
 
     name: str
 
@@ -57,7 +57,7 @@ class Golden:
         return self.content['keys']
 
     def checkpoint(self) -> dict[str, Tensor]:
-        """Return the official state dict."""
+        """Return the official state_dict."""
         return {
             key: torch.from_numpy(fill.fill(key, tuple(shape)))
             for key, shape in self.keys.items()
@@ -67,7 +67,7 @@ class Golden:
         return torch.from_numpy(fill.image(case['height'], case['width']))
 
     def worst(self, case: dict, outputs: list[Tensor]) -> float:
-        """Return the greatest error over the outputs, in standard deviations."""
+        """Return the largest error of the outputs, in standard deviations."""
         assert [list(out.shape) for out in outputs] == case['shapes']
         pairs = zip(outputs, case['arrays'], case['std'], strict=True)
         return max(
@@ -92,7 +92,7 @@ def golden_names() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a test that asks for `golden_name` every golden file, large ones slow."""
+    """Parametrize `golden_name` with every golden file; large ones are slow."""
     if 'golden_name' in metafunc.fixturenames:
         marks = {name: pytest.mark.slow for name in NAMES if '36' in name}
         metafunc.parametrize(

@@ -27,7 +27,7 @@ def state() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def source(tmp_path, state):
-    """A training run's file: optimizer state, averaged weights and all."""
+    """A training run's file, with optimizer state and averaged weights."""
     path = tmp_path / 'train.pth'
     average = {key: value + 1 for key, value in state.items()}
     content = dict(state_dict=state, state_dict_ema=average, epoch=3, optimizer={})
@@ -79,7 +79,7 @@ def test_overwrite(source, tmp_path):
     assert 'stem.conv.weight' in torch.load(dst)
 
 
-# Each may fail, and says so on a line of its own.
+# Each may fail, with a separate line.
 CONVERT_ALL = """
 import sys
 from mmmeta.weights import CheckpointError, convert_checkpoint
@@ -128,7 +128,7 @@ class TestCommandLine:
         assert 'nearest: poolformer' in capsys.readouterr().err
 
     def test_list_is_quick(self):
-        # The best of three: other processes may hold one up.
+        # The best of three: other processes may delay one.
         def run() -> float:
             start = time.perf_counter()
             command = [sys.executable, '-m', 'mmmeta.cli', 'list']

@@ -1,4 +1,4 @@
-"""A detector's checkpoint around another implementation loads as it is."""
+"""A detector's checkpoint with another backbone implementation loads unconverted."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Downloads, from a local server that stands for the hosts."""
+"""Downloads from a local server that simulates the hosts."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT under any name; the first folder of the path says how."""
+    """Serves CONTENT under any name; the first folder of the path selects how."""
 
     daemon_threads = True
 
@@ -34,7 +34,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[tuple[str, str | None]] = []
 
     def handle_error(self, request, client_address) -> None:
-        """A client that has seen enough is no error."""
+        """A client that disconnects early is not an error."""
 
     def url(self, how: str, name: str = 'x.pth') -> str:
         return f'http://127.0.0.1:{self.server_address[1]}/{how}/{name}'
@@ -168,7 +168,7 @@ def test_mirrors_are_tried_in_turn(server, cache):
         Source(server.url('plain', 'z.pth'), sha256=SHA[:8], size=len(CONTENT)),
     ]
     assert fetch(sources).name == 'z.pth'
-    # Afterwards what is there is found, whichever address it came from.
+    # Afterwards the file is found, whichever URL it came from.
     count = len(server.requests)
     assert fetch(sources).name == 'z.pth'
     assert len(server.requests) == count
@@ -209,11 +209,11 @@ def test_a_file_is_read_again_only_where_it_changed(
     for _ in range(3):
         fetch([source])
     assert read == [path if by_hand else cache / 'x.pth.part']
-    os.utime(path, (1, 1))  # as a copy of the cache has it
+    os.utime(path, (1, 1))  # as in a copy of the cache
     for _ in range(3):
         fetch([source])
     assert read[1:] == [path]
-    # What is known is compared all the same, and all of the file where asked.
+    # Known values are still compared, and the whole file if requested.
     with pytest.raises(CheckpointError, match=f'SHA-256 {SHA}, expected 0000'):
         fetch([Source(source.url, sha256='0000')])
     assert len(read) == 2
@@ -252,7 +252,7 @@ def _full_disk() -> None:
 
 
 def test_full_disk(server, cache):
-    """A limit on a file's size stands for the disk's."""
+    """A file size limit simulates a full disk."""
     code = (
         'import sys; from mmmeta.weights.download import fetch; '
         'from mmmeta.weights.zoo import Source; fetch([Source(sys.argv[1])])'
@@ -314,7 +314,7 @@ class TestPublished:
         (cache / 'caformer_s18_in21k.pth').write_bytes(b'x')
         path = locate('mmmeta://caformer_s18.sail_in22k')
         assert path == cache / 'caformer_s18_in21k.pth'
-        # timm's files are called alike; each has a name of its own here.
+        # timm's files all have the same name; here each has its own.
         (cache / 'poolformer_m36.sail_in1k.safetensors').write_bytes(b'x')
         assert fetch_published('poolformer_m36').suffix == '.safetensors'
 

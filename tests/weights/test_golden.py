@@ -25,7 +25,7 @@ def test_golden_files_cover_the_families(golden_names):
 
 
 def test_outputs_equal_the_recorded(golden_name, golden, tmp_path):
-    """As built, with the fast blocks; optimized; and by the plain blocks."""
+    """With the fast blocks, optimized, and with the plain blocks."""
     file = golden(golden_name)
     path = tmp_path / f'{golden_name}.pth'
     torch.save(file.checkpoint(), path)
@@ -49,7 +49,7 @@ def test_outputs_equal_the_recorded(golden_name, golden, tmp_path):
 
 
 def _make_plain(model: nn.Module) -> None:
-    """Make the blocks those of `fast=False`, which have the same parameters."""
+    """Replace the blocks by those of `fast=False`, with the same parameters."""
     blocks = [module for module in model.modules() if type(module) is FastBlock]
     assert blocks
     for block in blocks:

@@ -38,7 +38,7 @@ def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def randomise(model: nn.Module) -> nn.Module:
-    """Draw all weights so that no scale hides a branch, and set evaluation mode."""
+    """Randomize all weights so that no scale hides a branch; set evaluation mode."""
     with torch.no_grad():
         for name, value in model.named_parameters():
             if value.dim() > 1:
@@ -77,7 +77,7 @@ def test_every_family_has_a_golden_file(golden_names):
 
 
 def test_every_row_is_used(golden_names, golden):
-    """No row of a table is dead: some reference's keys go through it."""
+    """Every row of a table is used for some reference's keys."""
     used = set()
     for name in golden_names:
         keys = list(golden(name).keys)
@@ -251,7 +251,7 @@ def test_timm_keys_both_ways(arch):
 
 @pytest.mark.parametrize('arch', sized(TIMM_ARCHS))
 def test_timm_outputs_equal_and_back(arch):
-    with torch.device('meta'):  # what is overwritten need not be drawn
+    with torch.device('meta'):  # skip initialization; all is overwritten
         theirs = timm.create_model(arch)
     theirs = randomise(theirs.to_empty(device='cpu'))
     ours = mmmeta.create_model(arch, checkpoint=theirs.state_dict()).eval()

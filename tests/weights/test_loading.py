@@ -1,4 +1,4 @@
-"""Strict loading: what may be missing, what may be left over, what is refused."""
+"""Strict loading: what may be missing or unused, and what is rejected."""
 
 import ast
 from pathlib import Path
@@ -42,7 +42,7 @@ def unchanged(module: nn.Module, before: dict[str, torch.Tensor]) -> bool:
 
 
 class Detector(BaseModule):
-    """As little of a detector as loading sees."""
+    """The parts of a detector that matter for loading."""
 
     def __init__(self, init_cfg=None, **kwargs) -> None:
         super().__init__(init_cfg)
@@ -316,7 +316,7 @@ class TestAnyLoad:
         key = 'stages.1.downsample.conv.weight'
         want = official['network.1.proj.weight']
         assert torch.equal(model.backbone.get_parameter(key), want)
-        assert state.keys() == given.keys()  # the caller's is left as it was
+        assert state.keys() == given.keys()  # the caller's is not changed
 
     def test_own_names_are_untouched(self):
         one, two = tiny(), tiny()
@@ -405,7 +405,7 @@ class TestWholeModels:
 
 
 class Lookalike(BaseModule):
-    """Another package's backbone, with all that ours has."""
+    """Another package's backbone, with the attributes of ours."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -450,7 +450,7 @@ class TestFindBackbone:
 
 
 def test_weights_import_no_model():
-    """Models import weights, so that the other way would be a circle."""
+    """Models import weights, so the reverse would be circular."""
     allowed = ('errors', 'registry', 'version', 'weights')
     files = list(Path(mmmeta.__file__).parent.glob('weights/*.py'))
     assert len(files) > 5

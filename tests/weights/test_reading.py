@@ -1,4 +1,4 @@
-"""Files: what is read, what is refused, and in what words."""
+"""Files: what is read, what is rejected, and the messages."""
 
 import argparse
 import os
@@ -29,7 +29,7 @@ def same(one: dict, other: dict) -> bool:
 
 
 class Payload:
-    """What a hostile file holds: unpickled, it makes a file."""
+    """The payload of a hostile file: unpickling it creates a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,7 +39,7 @@ class Payload:
 
 
 class Thing:
-    """An object that is no data."""
+    """An object that is not plain data."""
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.pth.tar', '.bin', '.anything'])
@@ -89,7 +89,7 @@ def test_training_arguments_are_let_through(tmp_path, state):
 
 
 def test_file_written_by_a_runner(tmp_path, monkeypatch):
-    """Log buffers, scheduler and optimizer state, EMA: all that MMEngine keeps."""
+    """Log buffers, scheduler and optimizer state, EMA: everything MMEngine saves."""
     from mmengine.model import BaseModel
     from mmengine.runner import Runner
     from torch.utils.data import Dataset
@@ -144,7 +144,7 @@ def test_file_written_by_a_runner(tmp_path, monkeypatch):
     assert len(history.state['_log_history']) == 2
     assert set(read_state_dict(path)) == {'fc.weight', 'fc.bias'}
 
-    content = load_from_local(str(path))  # what MMEngine resumes is of its own class
+    content = load_from_local(str(path))  # MMEngine's own class, as resumed
     history = content['message_hub']['log_scalars']['train/loss']
     assert type(history) is HistoryBuffer
     assert (
@@ -267,7 +267,7 @@ def test_no_permission(tmp_path, state):
     path.chmod(0)
     user = os.geteuid()
     if user == 0:
-        os.seteuid(65534)  # whom root's rights do not help
+        os.seteuid(65534)  # a user without root's rights
     try:
         with pytest.raises(CheckpointError, match='permission denied'):
             read_state_dict(path)

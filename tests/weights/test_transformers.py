@@ -1,6 +1,6 @@
 """transformers' PoolFormer and ours give the same outputs, both ways.
 
-It runs in a process of its own: where it is imported, so is much of what MMPretrain's
+It runs in a separate process: importing it also imports much that MMPretrain's
 multimodal models need.
 """
 
@@ -28,8 +28,8 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec('transformers') is None, reason='needs transformers'
 )
 
-# Reads jobs (config, images, weights or None), writes weights and outputs; without
-# images, weights of no values.
+# Reads jobs (config, images, weights or None) and writes weights and outputs; without
+# images, weights without values.
 SCRIPT = """
 import sys, torch
 from transformers import PoolFormerConfig, PoolFormerForImageClassification
@@ -90,7 +90,7 @@ def build(arch: Mapping, state: dict | None = None) -> nn.Module:
 
 
 def test_both_ways(tmp_path):
-    """The keys of every size, and outputs: of s12, and of all depths in narrow maps."""
+    """Keys of every size; outputs of s12 and of all depths with few channels."""
     assert len(PoolFormer.archs) == 5
     real = {
         size: dict(depths=arch.depths, dims=arch.dims)

@@ -109,7 +109,7 @@ def test_some_rows(name, url, top1, macs):
 
 
 def test_published_parameters_are_the_models():
-    """To the printed digit, for every family's smallest."""
+    """To the last printed digit, for the smallest member of every family."""
     seen = 0
     for family in FAMILIES:
         rows = [row for row in ZOO.values() if row.family == family.family.lower()]
@@ -149,7 +149,7 @@ def test_names_need_no_torch():
 class TestScheme:
     @pytest.fixture
     def cached(self, tmp_path, monkeypatch, golden):
-        """A made-up poolformer_s12 where the download would be."""
+        """A synthetic poolformer_s12 in place of the download."""
         monkeypatch.setenv('MMMETA_HOME', str(tmp_path))
         state = {
             k: v
