@@ -111,3 +111,14 @@ def test_a_stale_table_is_seen(tmp_path):
     assert done.stderr == (
         'error: docs/model_zoo.md and README.md differ: run tools/model_zoo.py\n'
     )
+
+
+def test_what_is_promised_is_tested():
+    """Every test that the page names is there, and every point names one."""
+    text = (ROOT / 'docs/reliability.md').read_text()
+    named = re.findall(r'`(tests/[\w/]+\.py)::(\w+)`', text)
+    assert len(named) > 30
+    for path, name in named:
+        assert re.search(rf'\bdef {name}\(', (ROOT / path).read_text()), (path, name)
+    for point in re.findall(r'^- .*(?:\n  .*)*', text, re.M):
+        assert '::' in point, f'no test is named for: {point}'

@@ -31,7 +31,7 @@ def main() -> None:
     cfg = launch.config_of(args)
     if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
         raise UserError(f'no checkpoint {args.checkpoint}')
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False
     config.check_evaluator(cfg)
     if args.show or args.show_dir:
         config.set_visualization(cfg, args.show, args.show_dir)
@@ -40,7 +40,7 @@ def main() -> None:
     if args.out:
         config.add_output(cfg, args.out)
     config.check_data(cfg, ('test_dataloader',))
-    launch.build_runner(cfg).test()
+    launch.build_runner(cfg, testing=True).test()
 
 
 if __name__ == '__main__':

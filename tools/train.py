@@ -12,7 +12,15 @@ def main() -> None:
         '--resume',
         nargs='?',
         const='auto',
-        help='resume from this checkpoint, or from the newest in the work folder',
+        help='continue from this checkpoint, or from the newest in the work folder; '
+        'where there is none yet, begin as without this option',
+    )
+    parser.add_argument(
+        '--allow-missing',
+        nargs='+',
+        metavar='PART',
+        help='parts of the model, such as neck bbox_head, that the checkpoint of '
+        'load_from may lack: they begin from random weights',
     )
     parser.add_argument(
         '--amp', action='store_true', help='mixed precision training (needs a GPU)'
@@ -36,6 +44,8 @@ def main() -> None:
         config.set_auto_scale_lr(cfg)
     if args.resume:
         config.set_resume(cfg, args.resume)
+    if args.allow_missing:
+        cfg.allow_missing = args.allow_missing
     if args.tensorboard:
         config.set_tensorboard(cfg)
     config.check_data(cfg, ('train_dataloader', 'val_dataloader'))

@@ -7,6 +7,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from mmmeta.errors import UserError, one_line, require
+from mmmeta.hosts.doors import close_doors
 from mmmeta.hosts.libraries import LIBRARIES, library_of
 from mmmeta.hosts.options import merge_options
 
@@ -45,6 +46,7 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
     """
     from mmengine.config import Config
 
+    close_doors()  # to code in the files that a config names
     if '::' not in name and not osp.isfile(name):
         raise UserError(
             f'no config file {name}; expected a path, such as those in configs/, or '
@@ -109,16 +111,43 @@ def set_auto_scale_lr(cfg: 'Config') -> None:
 def set_resume(cfg: 'Config', resume: str) -> None:
     """Resume a run: `resume` is a checkpoint, or 'auto' for the newest one.
 
+    Where there is none yet, 'auto' leaves `load_from` as it is: a job that is stopped
+    and started again has the same command at its first start.
+
     Raises:
         UserError: The checkpoint does not exist.
     """
-    cfg.resume = True
     if resume == 'auto':
-        cfg.load_from = None
+        newest = newest_checkpoint(cfg.work_dir)
+        cfg.resume = newest is not None
+        if newest is not None:
+            cfg.load_from = newest
         return
-    if not osp.isfile(resume):
+    if '://' not in resume and not osp.isfile(osp.expanduser(resume)):
         raise UserError(f'--resume: no checkpoint {resume}')
+    cfg.resume = True
     cfg.load_from = resume
+
+
+def newest_checkpoint(work_dir: str) -> str | None:
+    """Return the checkpoint that a work folder's run wrote last, None before the first.
+
+    Raises:
+        UserError: The file that the folder names is not there.
+    """
+    note = osp.join(work_dir, 'last_checkpoint')
+    if not osp.isfile(note):
+        return None
+    with open(note) as file:
+        named = file.read().strip()
+    # The folder may have been moved since.
+    for path in (named, osp.join(work_dir, osp.basename(named))):
+        if '://' in path or osp.isfile(path):
+            return path
+    raise UserError(
+        f'--resume: {note} names {named or "no file"}, which does not exist; give the '
+        'checkpoint to resume, --resume FILE, or delete that note to begin anew'
+    )
 
 
 def set_tensorboard(cfg: 'Config') -> None:

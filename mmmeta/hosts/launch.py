@@ -14,6 +14,7 @@ from mmengine.config import Config
 
 from mmmeta.errors import UserError, printable
 from mmmeta.hosts.allocator import tune_allocator
+from mmmeta.hosts.checkpoints import watch
 from mmmeta.hosts.config import load_config
 from mmmeta.hosts.options import ConfigOptions
 
@@ -66,14 +67,22 @@ def config_of(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def build_runner(cfg: Config) -> Any:
-    """Build MMEngine's runner, or the one that `runner_type` names."""
+def build_runner(cfg: Config, testing: bool = False) -> Any:
+    """Build MMEngine's runner, or the one that `runner_type` names.
+
+    It loads nothing that does not fit without a word; `allow_missing` of the config
+    says what a training may lack.
+
+    Args:
+        cfg: The config.
+        testing: Whether the runner will be tested. Default: False.
+    """
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    import mmmeta.weights.scheme  # noqa: F401  (needed to resume models of others)
-
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    watch(runner, testing, cfg.get('allow_missing') or ())
+    return runner
 
 
 def run(main: Callable[[], None]) -> None:

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from mmmeta.weights.errors import CheckpointError, first_few
+from mmmeta.weights.patterns import MAX_DIGITS
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 STEMS = ('stages.0.downsample.conv.weight', 'stages.0.downsample.conv1.weight')
 
 
@@ -90,7 +94,8 @@ def compare_backbone(
         if key not in source:
             root = _root(key)
             whole_norm = root not in roots and (
-                root[4:].isdigit() or (new_norm and root == 'norm')
+                (root[4:].isascii() and root[4:].isdigit())
+                or (new_norm and root == 'norm')
             )
             counter = key.endswith('num_batches_tracked')
             allowed = counter or (_is_norm(root) and whole_norm)
@@ -104,9 +109,10 @@ def compare_backbone(
             (result.left if allowed else result.unexpected).append(key)
     for key, value in source.items():
         if key in target:
-            if key in STEMS and in_channels != 3:
+            if key in STEMS and in_channels != 3 and not _not_plain(value):
                 value = _adapt_stem(value, in_channels)
             _check_tensor(result, key, value, target[key])
+    _settle_ties(target, result)
     return result
 
 
@@ -121,6 +127,7 @@ def compare_rest(
     for key, value in source.items():
         if key in target:
             _check_tensor(result, key, value, target[key])
+    _settle_ties(target, result)
     return result
 
 
@@ -133,7 +140,7 @@ def _is_norm(root: str) -> bool:
 
 
 def _adapt_stem(value: Tensor, channels: int) -> Tensor:
-    if value.dim() == 4 and value.shape[1] == 3 and value.is_floating_point():
+    if value.dim() == 4 and value.shape[1] == 3 and value.dtype in FLOATS:
         return adapt_input_channels(value, channels)
     return value
 
@@ -164,22 +171,78 @@ def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
 
 
 def _check_tensor(result: Comparison, key: str, value: Tensor, wanted: Tensor) -> None:
-    """Add `value` to the tensors to copy, or say what is wrong with it."""
-    if value.layout != torch.strided or value.is_quantized:
-        result.wrong.append(f'{key} is not a plain dense tensor')
-    elif value.shape != wanted.shape:
-        result.wrong.append(
-            f'{key} has shape {tuple(value.shape)}, expected {tuple(wanted.shape)}'
-        )
-    elif value.is_floating_point() != wanted.is_floating_point() or value.is_complex():
-        result.wrong.append(f'{key} is {value.dtype}, expected {wanted.dtype}')
-    elif value.is_floating_point() and not value.isfinite().all():
-        count = int((~value.isfinite()).sum())
-        result.wrong.append(
-            f'{key} has {count} of {value.numel()} values that are NaN or infinite'
-        )
+    """Put `value` with what is ready, or a sentence with what is wrong."""
+    problem = _not_plain(value) or _misfit(value, wanted)
+    if problem:
+        result.wrong.append(f'{key} {problem}')
     else:
         result.ready[key] = value
+
+
+def _not_plain(value: Any) -> str | None:
+    """Return why a tensor's values cannot be taken as they are; None if they can."""
+    kind = type(value)
+    if not isinstance(value, Tensor):  # a module's _extra_state
+        return 'is no tensor; load_state_dict takes it'
+    if isinstance(value, UninitializedBuffer | UninitializedParameter):
+        return 'is not initialized: its shape is not known'
+    if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return f'is a {kind.__name__}, wanted a plain tensor'
+    if value.layout != torch.strided or value.is_quantized or value.is_nested:
+        return 'is not a plain dense tensor'
+    if value.is_meta:
+        return 'has no values: it is on the meta device'
+    return None
+
+
+def _misfit(value: Tensor, wanted: Tensor) -> str | None:
+    """Return why a plain tensor does not fit one of the model's; None if it does."""
+    if value.shape != wanted.shape:
+        return f'has shape {tuple(value.shape)}, wanted {tuple(wanted.shape)}'
+    if value.dtype != wanted.dtype and not _converts(value.dtype, wanted.dtype):
+        return f'is {value.dtype}, wanted {wanted.dtype}'
+    steps = zip(wanted.stride(), wanted.shape, strict=True)
+    if any(step == 0 and length > 1 for step, length in steps):
+        return 'cannot be written: in the model it is an expanded view'
+    if not value.is_floating_point():
+        same = value.to(wanted.dtype) == value
+        return None if same.all() else f'has values that {wanted.dtype} cannot hold'
+    odd = int((~value.isfinite()).sum()) if value.dtype in FLOATS else 0
+    if odd:
+        return f'has {odd} of {value.numel()} values that are NaN or infinite'
+    if value.dtype != wanted.dtype and not value.to(wanted.dtype).isfinite().all():
+        return (
+            f'has values up to {float(value.abs().max()):.3g}, which {wanted.dtype} '
+            'cannot hold'
+        )
+    return None
+
+
+def _settle_ties(target: Mapping[str, Tensor], result: Comparison) -> None:
+    """Let one name stand for all of a tensor that the model has under several.
+
+    Files of safetensors have one of them; where a file has more, they must agree.
+    """
+    first: dict[tuple, str] = {}
+    for key, value in result.ready.items():
+        other = result.ready[first.setdefault(_memory(target[key]), key)]
+        if other is not value and not torch.equal(other, value):
+            name = first[_memory(target[key])]
+            result.wrong.append(f'{key} differs from {name}, and the model ties them')
+    result.missing = [k for k in result.missing if _memory(target[k]) not in first]
+
+
+def _memory(tensor: Tensor) -> tuple:
+    """Return what two names of one tensor have in common."""
+    where = tensor.data_ptr() if tensor.numel() and not tensor.is_meta else id(tensor)
+    return tensor.device, where, tensor.shape, tensor.stride()
+
+
+def _converts(given: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether values of one dtype are converted to another."""
+    if given in FLOATS or wanted in FLOATS:
+        return given in FLOATS and wanted in FLOATS
+    return given in INTEGERS and wanted in INTEGERS
 
 
 def refuse(
@@ -271,6 +334,8 @@ def _sizes(backbone: Mapping[str, Tensor]) -> tuple[tuple, tuple] | None:
     for key, value in backbone.items():
         parts = key.split('.')
         if parts[0] == 'stages' and parts[2] == 'blocks':
+            if max(len(parts[1]), len(parts[3])) > MAX_DIGITS:
+                return None
             stage = int(parts[1])
             blocks[stage] = max(blocks.get(stage, 0), int(parts[3]) + 1)
             if parts[4:] == ['norm1', 'weight'] and value.dim() == 1:

@@ -25,11 +25,11 @@ from mmmeta.weights.compare import (
     refuse,
 )
 from mmmeta.weights.errors import CheckpointError, first_few
-from mmmeta.weights.locate import is_remote, locate
-from mmmeta.weights.reading import read_state_dict
+from mmmeta.weights.locate import is_remote, locate, shown
+from mmmeta.weights.reading import check_entries, read_state_dict, unwrap
 from mmmeta.weights.state import CLASSIFIER_PARTS, Parsed, parse
 
-Checkpoint = str | os.PathLike | Mapping[str, Tensor]
+Checkpoint = str | bytes | os.PathLike | Mapping[str, Tensor]
 
 _PRETRAINED = ('Pretrained', 'PretrainedInit', PretrainedInit)
 _NOT_STRICT = 'mmmeta_not_strict'
@@ -68,12 +68,11 @@ class Backbone(BaseModule):
             CheckpointError: The checkpoint cannot be obtained or does not fit.
         """
         init_cfg = self.init_cfg
-        cfgs = [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg or ())
-        pretrained = [cfg for cfg in cfgs if cfg.get('type') in _PRETRAINED]
+        pretrained = pretrained_in(init_cfg)
         if self.is_init or not pretrained:
             super().init_weights()
             return
-        others = [cfg for cfg in cfgs if cfg not in pretrained]
+        others = [cfg for cfg in _listed(init_cfg) if cfg not in pretrained]
         # Inside a model MMEngine records how each parameter was initialized. For a bare
         # backbone with nothing else to initialize, its printout is skipped.
         in_model = hasattr(self, '_params_init_info')
@@ -125,8 +124,30 @@ class Backbone(BaseModule):
     ) -> None:
         # Both PyTorch and MMEngine call this for any model that they load.
         strict = _NOT_STRICT not in local_metadata
+        if not local_metadata.get('assign_to_params_buffers', False):
+            refuse_meta(self.state_dict(), 'the state dict')
         _translate_in_place(self, state_dict, prefix, strict)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+
+def _listed(init_cfg: Any) -> list[Mapping[str, Any]]:
+    return [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg or ())
+
+
+def pretrained_in(init_cfg: Any) -> list[Mapping[str, Any]]:
+    """Return the entries of an `init_cfg` that name a checkpoint."""
+    return [cfg for cfg in _listed(init_cfg) if cfg.get('type') in _PRETRAINED]
+
+
+def be_lenient(metadata: Any, name: str) -> None:
+    """Let MMEngine load a model whose backbone of that name does not fit.
+
+    Args:
+        metadata: `_metadata` of the state dict that is loaded; changed in place.
+        name: The backbone's name in the model.
+    """
+    if metadata is not None:
+        metadata[name] = {**metadata.get(name, {}), _NOT_STRICT: True}
 
 
 def _marked_not_strict(state_dict: Mapping[str, Any]) -> OrderedDict[str, Any]:
@@ -346,12 +367,17 @@ def _translate_in_place(
     Raises:
         CheckpointError: As for `load_backbone`; only if `strict`.
     """
-    local = {k[len(prefix) :]: v for k, v in state_dict.items() if k.startswith(prefix)}
+    local = {
+        k[len(prefix) :] if isinstance(k, str) else k: v
+        for k, v in state_dict.items()
+        if not isinstance(k, str) or k.startswith(prefix)
+    }
     target = module.state_dict()
     if _same(local, target):
         return
     where = f'the state_dict under {prefix!r}' if prefix else 'the state_dict'
     try:
+        check_entries(local, where)
         parsed = parse(local)
     except CheckpointError as error:
         if not strict:
@@ -381,7 +407,8 @@ def _translate_in_place(
 
 def _same(local: Mapping[str, Any], target: Mapping[str, Tensor]) -> bool:
     return local.keys() == target.keys() and all(
-        getattr(local[key], 'shape', None) == target[key].shape for key in target
+        getattr(local[key], 'shape', None) == getattr(target[key], 'shape', None)
+        for key in target
     )
 
 
@@ -390,10 +417,11 @@ def _read(
 ) -> tuple[Parsed, str]:
     """Return a parsed checkpoint and its description."""
     if isinstance(checkpoint, Mapping):
-        name, state = 'the state_dict', dict(checkpoint)
+        name = 'the state_dict'
+        state = unwrap(checkpoint, name)
     else:
-        name = os.fspath(checkpoint)
-        path = locate(name)
+        name = shown(checkpoint)
+        path = locate(checkpoint)
         state = read_state_dict(path, map_location=map_location)
         name = f'{name} ({path})' if is_remote(name) else name
     try:
@@ -428,11 +456,23 @@ def _copy(
     where: str,
     extra_left: tuple[str, ...] = (),
 ) -> LoadReport:
+    refuse_meta(target, where)
     for key, value in result.ready.items():
-        target[key].copy_(value)
+        target[key].copy_(value.as_subclass(Tensor))
     return LoadReport(
         where, len(result.ready), tuple(result.kept), (*result.left, *extra_left)
     )
+
+
+def refuse_meta(target: Mapping[str, Any], where: str) -> None:
+    """Raise CheckpointError where a model has no memory to load anything into."""
+    names = [key for key, value in target.items() if getattr(value, 'is_meta', False)]
+    if names:
+        raise CheckpointError(
+            f'{where} cannot be loaded: the model is on the meta device '
+            f'({first_few(names)}). Build it on another one, or call '
+            "to_empty(device='cpu') first"
+        )
 
 
 def _in_channels(module: Backbone) -> int:

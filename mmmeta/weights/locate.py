@@ -12,7 +12,29 @@ def is_remote(name: str) -> bool:
     return name.startswith((SCHEME, *WEB))
 
 
-def locate(name: str | os.PathLike) -> Path:
+def local_path(name: str | bytes | os.PathLike) -> Path:
+    """Return a path with `~` for a home folder.
+
+    Raises:
+        CheckpointError: There is no such user.
+    """
+    from mmmeta.weights.errors import CheckpointError
+
+    text = os.fsdecode(name)
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise CheckpointError(
+            f'{shown(text)}: there is no such user; give the whole path'
+        ) from None
+
+
+def shown(name: str | bytes | os.PathLike) -> str:
+    r"""Return a path to print: what is not UTF-8 in it as \xNN."""
+    return os.fsencode(name).decode('utf-8', 'backslashreplace')
+
+
+def locate(name: str | bytes | os.PathLike) -> Path:
     """Return the file of a checkpoint, downloading it if necessary.
 
     Args:
@@ -24,7 +46,7 @@ def locate(name: str | os.PathLike) -> Path:
     """
     from mmmeta.weights.errors import CheckpointError
 
-    text = os.fspath(name)
+    text = os.fsdecode(name)
     if text.startswith(SCHEME):
         from mmmeta.weights.download import fetch_published
 
@@ -35,7 +57,7 @@ def locate(name: str | os.PathLike) -> Path:
         return fetch([Source(text)])
     if '://' in text:
         raise CheckpointError(
-            f'{text}: mmmeta supports paths, http(s):// and {SCHEME}; download the '
-            'file and pass its path'
+            f'{shown(text)}: mmmeta reads paths, http(s):// and {SCHEME}; download the '
+            'file and give its path'
         )
-    return Path(text).expanduser()
+    return local_path(text)

@@ -17,6 +17,7 @@ from functools import cached_property
 
 from mmmeta.weights.errors import CheckpointError, first_few
 
+MAX_DIGITS = 9  # of a number in a key; Python itself converts no more than 4,300
 _TOKEN = re.compile(
     r'\{(?P<factor>\d*)(?P<field>[a-z])(?P<offset>[+-]\d+)?\}'
     r'|\[(?P<words>[^\]]+)\]|(?P<rest>\*)$|(?P<text>[^{\[*]+)'
@@ -54,7 +55,7 @@ class Pattern:
     @staticmethod
     def _regex_of(token: re.Match) -> str:
         if token['field']:
-            return r'(0|[1-9]\d*)'
+            return rf'(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})'
         if token['words']:
             return '(' + '|'.join(map(re.escape, token['words'].split('|'))) + ')'
         return '(.+)' if token['rest'] else re.escape(token['text'])

@@ -1,44 +1,115 @@
-"""Reading checkpoint files without executing code in them.
+"""Reading checkpoint files without running what is in them.
 
-Torch files are always read with `weights_only=True`. Besides tensors, only the
-bookkeeping of MMEngine and training scripts is allowed: plain containers of data, none
-of which execute code when they are built.
+Beside tensors only what MMEngine and training scripts keep in a checkpoint's
+bookkeeping is let through: plain containers of data, none of which runs code when it is
+built. Nothing here is shared between threads, and no environment variable changes it.
 """
 
-import argparse
+import io
 import os
 import pickle
 import re
+import stat
+import struct
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from mmmeta.weights.errors import CheckpointError, first_few
+from mmmeta.weights.kinds import HEAD, problem
+from mmmeta.weights.locate import local_path, shown
+from mmmeta.weights.unpickle import TENSORS, DamagedError, Names, Pickle, RefusedError
 
-# In order of preference. Averaged weights come first: if a file has both, the published
-# accuracy is that of the average.
+MapLocation = Any  # as for torch.load: None, a device or its name, a dict or a function
+# In the order they are looked for. An average of the weights comes first: where a
+# file has both, it is the average that was published with its accuracy.
 EMA_WRAPPERS = ('state_dict_ema', 'model_ema')
 WRAPPERS = ('state_dict', 'model', 'module')
+DEEPEST = 8  # wrappers inside each other
 
 _EXPECTED = (
-    'Expected a checkpoint: a .safetensors file, or a file written by torch.save, with '
+    'Expected a checkpoint: a .safetensors file, or what torch.save wrote, with the '
     'weights by name'
+)
+# What reading a damaged file ends in, from `pickle`, `zipfile` and PyTorch.
+_BROKEN = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, EOFError),
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(RuntimeError, AssertionError, MemoryError, OSError),
 )
 
 
+class LogBuffer:
+    """Replaces MMEngine's HistoryBuffer: what one contains, as plain data.
+
+    Attributes:
+        state: Its attributes by name.
+    """
+
+    def __init__(self) -> None:
+        self.state: Mapping[str, Any] = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class Scheduler:
+    """Replaces a class of schedulers that a state refers to."""
+
+
+STATISTICS = ('min', 'max', 'current', 'mean')
+ANNEALINGS = ('_annealing_cos', '_annealing_linear')
+
+
+def log_names(
+    buffer: type, scheduler: type, config: Any, method: Any
+) -> dict[str, Any]:
+    """Return the names that MMEngine's bookkeeping refers to.
+
+    Args:
+        buffer: What a HistoryBuffer becomes.
+        scheduler: The class of one-cycle schedulers, whose state refers to functions.
+        config: Makes a part of a config, from a dict.
+        method: `getattr` for the two classes.
+    """
+    history = 'mmengine.logging.history_buffer.HistoryBuffer'
+    cycle = 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'
+    return {
+        history: buffer,
+        cycle: scheduler,
+        'mmengine.config.config.ConfigDict': config,
+        'builtins.getattr': method,
+        # In protocol 4 and later, as one name.
+        **{f'{history}.{name}': method(buffer, name) for name in STATISTICS},
+        **{f'{cycle}.{name}': method(scheduler, name) for name in ANNEALINGS},
+    }
+
+
+def _method(owner: Any, name: Any) -> str:
+    """Replace `getattr` in a pickle: methods of the log become their names."""
+    if owner not in (LogBuffer, Scheduler):
+        raise RefusedError('builtins.getattr')
+    return str(name)
+
+
+PLAIN: Names = {**TENSORS, **log_names(LogBuffer, Scheduler, dict, _method)}
+
+
 def read_state_dict(
-    path: str | os.PathLike, ema: bool = True, map_location: Any = 'cpu'
+    path: str | bytes | os.PathLike, ema: bool = True, map_location: MapLocation = 'cpu'
 ) -> dict[str, Tensor]:
     """Return the weights in a file by key.
 
     Args:
         path: A .safetensors file, or one that torch.save or MMEngine wrote; the
             content decides, not the name.
-        ema: Use averaged weights if the file contains them. Default: True.
+        ema: Take averaged weights where the file has them beside the others.
+            Default: True.
         map_location: As for `torch.load`. Default: 'cpu'.
 
     Returns:
@@ -46,186 +117,186 @@ def read_state_dict(
         the like, under the file's own keys.
 
     Raises:
-        CheckpointError: The file does not exist, cannot be read, is damaged, would
-            execute code, or contains something else.
+        CheckpointError: The file is not there, cannot be read, is damaged, would
+            run code, or holds something else.
     """
-    content = read_file(path, map_location)
-    return unwrap(content, os.fspath(path), ema)
+    return unwrap(read_file(path, map_location), shown(path), ema)
 
 
-def read_file(path: str | os.PathLike, map_location: Any = 'cpu') -> Any:
-    """Return a file's content, including wrappers and bookkeeping; see above."""
-    path = Path(path).expanduser()
-    head = _first_bytes(path)
-    _refuse_what_is_no_checkpoint(path, head)
-    if _is_safetensors(path, head):
-        return _read_safetensors(path, map_location)
-    return _read_torch(path, map_location)
-
-
-def unwrap(content: Any, name: str, ema: bool = True) -> dict[str, Tensor]:
-    """Return the state_dict in a file's content.
+def read_file(
+    path: str | bytes | os.PathLike,
+    map_location: MapLocation = 'cpu',
+    names: Names = PLAIN,
+) -> Any:
+    """Return what a file holds, wrapping and bookkeeping included; see above.
 
     Args:
-        content: The result of `read_file` or `torch.load`.
-        name: Its name in errors.
-        ema: As for `read_state_dict`.
-
-    Raises:
-        CheckpointError: There is none, or it has values that are not tensors.
+        path: As for `read_state_dict`.
+        map_location: As for `torch.load`. Default: 'cpu'.
+        names: What it may refer to. Default: tensors and plain data.
     """
-    order = (EMA_WRAPPERS + WRAPPERS) if ema else (WRAPPERS + EMA_WRAPPERS)
-    while isinstance(content, Mapping):
-        inner = next((k for k in order if isinstance(content.get(k), Mapping)), None)
-        if inner is None:
-            break
-        content = content[inner]
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f'{name} contains a {type(content).__name__}, not weights. {_EXPECTED}'
-        )
-    if not content:
-        raise CheckpointError(f'{name} contains no weights: it is empty. {_EXPECTED}')
-    wrong = [k for k, v in content.items() if not isinstance(v, Tensor)]
-    if wrong:
-        kinds = [f'{k!r} ({type(content[k]).__name__})' for k in wrong]
-        raise CheckpointError(
-            f'{name} has values that are not tensors: {first_few(kinds)}. {_EXPECTED}'
-        )
-    return dict(content)
-
-
-def _first_bytes(path: Path) -> bytes:
-    """Return the start of a file, or say why it cannot be read."""
+    path = local_path(path)
     try:
-        if path.is_dir():
-            inside = sorted(
-                p.name for p in path.iterdir() if p.suffix in ('.pth', '.safetensors')
-            )
-            hint = f'; did you mean one of {first_few(inside)} in it?' if inside else ''
-            raise CheckpointError(f'{path} is a directory{hint or ", not a file"}')
+        _check_regular(path)
         with path.open('rb') as file:
-            return file.read(512)
+            return read_stream(file, shown(path), map_location, names, path.suffix)
     except FileNotFoundError:
         raise CheckpointError(
-            f'{path} does not exist. {_EXPECTED}; check the path, or name a published '
-            'checkpoint as mmmeta://NAME (`mmmeta list --pretrained` prints the names)'
+            f'{shown(path)} does not exist. {_EXPECTED}; check the path, or name a '
+            'published checkpoint as mmmeta://NAME (`mmmeta list --pretrained` prints '
+            'the names)'
         ) from None
     except PermissionError:
         raise CheckpointError(
-            f'{path} cannot be read: permission denied. Change its owner or mode '
-            '(chmod u+r)'
+            f'{shown(path)} may not be read: permission denied. Change its owner or '
+            'mode (chmod u+r)'
         ) from None
-    except OSError as error:
-        raise CheckpointError(f'{path} cannot be read: {error}') from error
-
-
-def _refuse_what_is_no_checkpoint(path: Path, head: bytes) -> None:
-    start = head.lstrip()[:64].lower()
-    if not head:
-        problem = 'is empty'
-    elif start.startswith((b'<!doctype', b'<html', b'<?xml', b'<head')):
-        problem = 'is a web page saved under that name, not a checkpoint'
-    elif start.startswith(b'version https://git-lfs'):
-        problem = 'is a Git LFS pointer, not the file itself (git lfs pull gets it)'
-    elif head.startswith(b'PK\x03\x04') and not zipfile.is_zipfile(path):
-        problem = 'is truncated'
-    else:
-        return
-    raise CheckpointError(f'{path} {problem}. Download it again. {_EXPECTED}')
-
-
-def _is_safetensors(path: Path, head: bytes) -> bool:
-    # Eight bytes of length, then JSON; if these are damaged, the file name decides.
-    return path.suffix == '.safetensors' or head[8:9] == b'{'
-
-
-def _read_safetensors(path: Path, map_location: Any) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path, device=str(map_location or 'cpu'))
-    except (SafetensorError, ValueError, KeyError) as error:
+    except OSError as error:  # a link to itself, a name too long, ...
         raise CheckpointError(
-            f'{path} is a damaged .safetensors file: {error}. Download it again'
+            f'{shown(path)} cannot be read: {error.strerror or error}'
         ) from error
 
 
-def _read_torch(path: Path, map_location: Any) -> Any:
+def read_stream(
+    file: BinaryIO, name: str, map_location: MapLocation, names: Names, suffix: str = ''
+) -> Any:
+    """Return what an open file holds; see `read_file`.
+
+    Args:
+        file: A file that can be searched.
+        name: What to call it in errors.
+        map_location: As for `torch.load`.
+        names: What it may refer to.
+        suffix: That of its name, which decides where the content does not.
+    """
+    head = file.read(HEAD)
+    file.seek(0)
+    has_header = head[8:9] == b'{'  # safetensors: eight bytes of length, then JSON
+    if not has_header and (found := problem(file)):
+        raise CheckpointError(f'{name} {found}. {_EXPECTED}')
+    if has_header or (suffix == '.safetensors' and head[:1] not in (b'P', b'\x80')):
+        return _read_safetensors(file, name, map_location)
     try:
-        with torch.serialization.safe_globals(safe_globals()):
-            return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r'GLOBAL (\S+)', str(error))
-        if found is None and not re.search(r'unrecognized|Can only build', str(error)):
-            raise CheckpointError(
-                f'{path} is damaged or not a checkpoint. {_EXPECTED}'
-            ) from None
-        what = f' ({found.group(1)})' if found else ''
+        return _read_torch(file, map_location, names)
+    except RefusedError as error:
         raise CheckpointError(
-            f'{path} was rejected: it is a pickle that would run code or build objects '
-            f'other than weights{what}; nothing was executed. If you trust its source, '
-            'load it with torch.load in your own script and save only its state_dict'
+            f'{name} was refused: it holds more than weights and plain data ({error}), '
+            'by which reading it could run code, and nothing of it was run. If you '
+            'trust where it comes from, load it with torch.load in a script of your '
+            'own and save only its state dict'
         ) from None
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        OSError,
-        AttributeError,
-        IndexError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (DamagedError, *_BROKEN) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if re.search('map_location|restore data location|one of cpu', str(error)):
+            raise CheckpointError(
+                f'{name}: its tensors cannot be put where map_location says '
+                f"({reason}). Give another, such as 'cpu'"
+            ) from error
         raise CheckpointError(
-            f'{path} is damaged or not a checkpoint ({reason}). Download it again. '
+            f'{name} is damaged or no checkpoint ({reason}). Download it again. '
             f'{_EXPECTED}'
         ) from error
 
 
-def safe_globals(
-    buffer: type | None = None, log_method: Callable[[Any, Any], Any] | None = None
-) -> list[Callable | tuple[Callable, str]]:
-    """Return the classes allowed in a checkpoint's bookkeeping besides tensors.
-
-    Training scripts store their arguments and MMEngine its log: HistoryBuffers of
-    NumPy arrays and scalars, which refer to their methods by `getattr`. MMEngine's
-    own list allows `getattr` in general; here the log is read as plain data.
+def unwrap(content: Any, name: str, ema: bool = True) -> dict[str, Tensor]:
+    """Return the state dict inside what a file holds.
 
     Args:
-        buffer: Replacement for HistoryBuffer. Default: `LogBuffer`.
-        log_method: Replacement for `getattr` in the file. Default: `_log_method`.
+        content: What `read_file` or `torch.load` returned.
+        name: What to call it in errors.
+        ema: As for `read_state_dict`.
+
+    Raises:
+        CheckpointError: There is none, or it has values that are no tensors, or keys
+            that are no names.
     """
-    import numpy as np
+    order = (EMA_WRAPPERS + WRAPPERS) if ema else (WRAPPERS + EMA_WRAPPERS)
+    found = _innermost(content, order, DEEPEST)
+    if not isinstance(found, Mapping):
+        raise CheckpointError(
+            f'{name} holds a {type(found).__name__} and no weights. {_EXPECTED}'
+        )
+    if not found:
+        raise CheckpointError(f'{name} holds no weights: it is empty. {_EXPECTED}')
+    check_entries(found, name)
+    return dict(found)
 
-    core = getattr(np, '_core', None) or np.core
-    numpy: list[Callable | tuple[Callable, str]] = [np.ndarray, np.dtype]
-    for function in (core.multiarray._reconstruct, core.multiarray.scalar):
-        numpy += [
-            (function, f'{package}.multiarray.{function.__name__}')
-            for package in ('numpy.core', 'numpy._core')
-        ]
-    numpy += {type(np.dtype(code)) for code in '?bBhHiIlLqQefd'}
-    return [
-        (buffer or LogBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
-        (log_method or _log_method, 'builtins.getattr'),
-        argparse.Namespace,
-        *numpy,
+
+def check_entries(state: Mapping[Any, Any], name: str) -> None:
+    """Raise CheckpointError unless a state dict is of tensors by name.
+
+    Modules may keep more under a name of PyTorch's, `_extra_state`.
+    """
+    odd = [repr(key)[:60] for key in state if not isinstance(key, str)]
+    if odd:
+        raise CheckpointError(
+            f'{name} has keys that are no names: {first_few(odd)}. {_EXPECTED}'
+        )
+    wrong = [
+        f'{key!r} ({type(value).__name__})'
+        for key, value in state.items()
+        if not isinstance(value, Tensor) and not key.endswith('_extra_state')
     ]
+    if wrong:
+        raise CheckpointError(
+            f'{name} holds values that are no tensors: {first_few(wrong)}. {_EXPECTED}'
+        )
 
 
-class LogBuffer:
-    """Replaces MMEngine's HistoryBuffer, whose unpickling changes class attributes."""
+def _innermost(content: Any, order: Sequence[str], depth: int) -> Any:
+    """Return what is inside all wrappers; of several, the first that has weights."""
+    if not isinstance(content, Mapping) or not depth:
+        return content
+    inner = [content[k] for k in order if isinstance(content.get(k), Mapping)]
+    found = [_innermost(mapping, order, depth - 1) for mapping in inner]
+    for mapping in found:
+        if any(isinstance(value, Tensor) for value in mapping.values()):
+            return mapping
+    return found[0] if found else content
 
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
+
+def _check_regular(path: Path) -> None:
+    """Raise CheckpointError for what is no file; a pipe would be waited for."""
+    if '\0' in str(path):
+        raise CheckpointError(f'{str(path)!r} is no path: there is a zero byte in it')
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        inside = sorted(
+            p.name for p in path.iterdir() if p.suffix in ('.pth', '.safetensors')
+        )
+        hint = f'; did you mean one of {first_few(inside)} in it?' if inside else ''
+        raise CheckpointError(f'{shown(path)} is a directory{hint or ", not a file"}')
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(
+            f'{shown(path)} is a pipe or a device, not a file. Write what comes from '
+            'it to a file, and give that'
+        )
 
 
-def _log_method(owner: Any, name: Any) -> str:
-    """Replace `getattr` in a pickle: return names instead of a LogBuffer's methods."""
-    if owner is not LogBuffer:
-        raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.getattr')
-    return str(name)
+def _read_torch(file: BinaryIO, map_location: MapLocation, names: Names) -> Any:
+    # `pickle_module` is what makes this safe, whatever the environment says of
+    # `weights_only`.
+    return torch.load(
+        file, map_location=map_location, pickle_module=Pickle(names), weights_only=False
+    )
+
+
+def _read_safetensors(
+    file: BinaryIO, name: str, map_location: MapLocation
+) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        state = load(file.read())
+    except (SafetensorError, ValueError, KeyError, TypeError, MemoryError) as error:
+        raise CheckpointError(
+            f'{name} is a damaged .safetensors file: {error}. Download it again'
+        ) from error
+    if map_location in (None, 'cpu'):
+        return state
+    # PyTorch knows what all forms of it mean.
+    copy = io.BytesIO()
+    torch.save(state, copy)
+    copy.seek(0)
+    return read_stream(copy, name, map_location, PLAIN)

@@ -1,32 +1,66 @@
-"""mmmeta:// wherever MMEngine accepts a checkpoint: `load_from`, `--resume`, hubs.
+"""Every checkpoint that MMEngine reads: without running code, and mmmeta:// too.
 
-MMEngine 0.10.7 reads files with PyTorch's defaults, and PyTorch 2.6 and later reject
-the log in MMEngine's own checkpoints; this module enables reading them.
+`load_from`, `--resume`, 'Pretrained', hubs and inferencers all ask MMEngine's
+`CheckpointLoader`, whose own readers unpickle anything, one way or another. Importing
+this module puts `mmmeta.weights.reading` in the place of all of them, for this process.
 """
 
-import os
-import pickle
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
+from mmengine.config import ConfigDict
+from mmengine.fileio import get_file_backend
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import checkpoint
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
+from mmmeta.errors import MissingLibraryError
+from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.layouts import MMMETA
-from mmmeta.weights.locate import SCHEME, locate
-from mmmeta.weights.reading import read_state_dict, safe_globals
+from mmmeta.weights.locate import SCHEME, WEB, locate, shown
+from mmmeta.weights.reading import (
+    ANNEALINGS,
+    PLAIN,
+    STATISTICS,
+    MapLocation,
+    check_entries,
+    log_names,
+    read_file,
+    read_state_dict,
+    read_stream,
+)
 from mmmeta.weights.state import parse, to_layout
+from mmmeta.weights.unpickle import RefusedError
+from mmmeta.weights.zoo import nearest
+
+
+def _method(owner: Any, name: Any) -> Any:
+    """Stand in for `getattr` in a pickle: what MMEngine's own objects refer to."""
+    allowed = {HistoryBuffer: STATISTICS, OneCycleParamScheduler: ANNEALINGS}
+    if not isinstance(owner, type) or name not in allowed.get(owner, ()):
+        raise RefusedError('builtins.getattr')
+    return getattr(owner, name)
+
+
+# As MMEngine resumes it: the log is of MMEngine's own class.
+RESUMED = {
+    **PLAIN,
+    **log_names(HistoryBuffer, OneCycleParamScheduler, ConfigDict, _method),
+}
 
 
 def load_from_mmmeta(
-    filename: str, map_location: Any = None
+    filename: str, map_location: MapLocation = None
 ) -> dict[str, dict[str, Tensor]]:
-    """Return a published checkpoint in the names of mmmeta's classifiers.
+    """Return a published checkpoint under the names of mmmeta's own classifier.
 
-    Backbone keys start with `backbone.`, so it fits both a whole model and a backbone.
-    Read without executing code, as everywhere in mmmeta.
+    Its backbone is under `backbone.`, so that it suits a whole model as well as a
+    backbone. Read without running code, as everywhere in mmmeta.
 
     Args:
         filename: mmmeta://NAME.
@@ -39,32 +73,90 @@ def load_from_mmmeta(
     return {'state_dict': to_layout(parse(state), MMMETA.name)}
 
 
-def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """Return a file's content, with its log in the form that MMEngine resumes.
+def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
+    """Return what a file holds, its log as MMEngine resumes it.
 
     Args:
-        filename: A file written by MMEngine, or another file of plain data.
+        filename: A path, or an http(s) address.
         map_location: As for `torch.load`. Default: None.
 
     Raises:
-        FileNotFoundError: The file does not exist.
-        pickle.UnpicklingError: It contains more than plain data.
+        CheckpointError: It cannot be had or read, or holds more than data.
     """
-    filename = os.path.expanduser(filename)
-    if not os.path.isfile(filename):
-        raise FileNotFoundError(f'{filename} can not be found.')
-    with torch.serialization.safe_globals(safe_globals(HistoryBuffer, _statistic)):
-        # PyTorch and its environment variables decide on `weights_only`.
-        return torch.load(filename, map_location=map_location)
+    return _harmless(read_file(locate(filename), map_location, RESUMED), filename)
 
 
-def _statistic(owner: Any, name: Any) -> Any:
-    """Replace `getattr` in a pickle: return MMEngine's own statistics of a log."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise pickle.UnpicklingError('Unsupported global: GLOBAL builtins.getattr')
-    return getattr(HistoryBuffer, name)
+def _harmless(content: Any, name: str) -> Any:
+    """Return what a checkpoint holds, without what MMEngine would run of it.
+
+    Its Runner executes `meta['config']` as a config, to see for how many GPUs it was.
+    """
+    if isinstance(content, dict):
+        if isinstance(content.get('meta'), dict):
+            content['meta'].pop('config', None)
+        if isinstance(state := content.get('state_dict'), Mapping):
+            check_entries(state, shown(name))
+    return content
 
 
-CheckpointLoader.register_scheme(SCHEME, load_from_mmmeta, force=True)
-if not hasattr(checkpoint, 'get_torch_safe_globals'):  # the forks have their own list
-    CheckpointLoader.register_scheme('', load_from_local, force=True)
+def _of_table(table: Callable[[], dict[str, str]]) -> Callable[[str, Any], Any]:
+    """Return a loader of names in one of MMEngine's tables of addresses."""
+
+    def load_from_table(filename: str, map_location: MapLocation = None) -> Any:
+        scheme, _, name = filename.partition('://')
+        known = table()
+        if scheme in ('open-mmlab', 'openmmlab'):
+            name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
+        if name not in known:
+            choices = ', '.join(nearest(name, list(known))) or 'none of them is near'
+            raise CheckpointError(
+                f'{filename} is none of the names that MMEngine knows; nearest: '
+                f'{choices}'
+            )
+        address = known[name]
+        if not address.startswith(WEB):  # in a table of the user's
+            address = str(Path(mmengine_checkpoint._get_mmengine_home(), address))
+        content = load_from_local(address, map_location)
+        if scheme == 'mmcls':
+            return mmengine_checkpoint._process_mmcls_checkpoint(content)
+        return content
+
+    return load_from_table
+
+
+def load_from_ceph(filename: str, map_location: MapLocation = None) -> Any:
+    """Return what an object of a Petrel store holds; see `load_from_local`."""
+    backend = get_file_backend(filename, backend_args={'backend': 'petrel'})
+    with io.BytesIO(backend.get(filename)) as file:
+        return _harmless(read_stream(file, filename, map_location, RESUMED), filename)
+
+
+def load_from_pavi(filename: str, map_location: MapLocation = None) -> Any:
+    """Return what a model of Pavi's cloud holds; see `load_from_local`."""
+    try:
+        from pavi import modelcloud
+    except ImportError as error:
+        raise MissingLibraryError(f'{filename} needs pavi: {error}') from error
+    model = modelcloud.get(filename.removeprefix('pavi://'))
+    with TemporaryDirectory() as folder:
+        path = Path(folder, model.name)
+        model.download(str(path))
+        return load_from_local(str(path), map_location)
+
+
+# All of MMEngine's schemes; the last is that of paths.
+LOADERS: dict[str, Callable[[str, Any], Any]] = {
+    SCHEME: load_from_mmmeta,
+    **dict.fromkeys(WEB, load_from_local),
+    'pavi://': load_from_pavi,
+    r'(\S+\:)?s3://': load_from_ceph,
+    r'(\S+\:)?petrel://': load_from_ceph,
+    'modelzoo://': _of_table(mmengine_checkpoint.get_torchvision_models),
+    'torchvision://': _of_table(mmengine_checkpoint.get_torchvision_models),
+    'open-mmlab://': _of_table(mmengine_checkpoint.get_external_models),
+    'openmmlab://': _of_table(mmengine_checkpoint.get_external_models),
+    'mmcls://': _of_table(mmengine_checkpoint.get_mmcls_models),
+    '': load_from_local,
+}
+for scheme, loader in LOADERS.items():
+    CheckpointLoader.register_scheme(scheme, loader, force=True)

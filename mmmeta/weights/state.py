@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from mmmeta.weights.errors import CheckpointError, first_few
@@ -128,8 +129,10 @@ def _under(keys: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 
 def _as_own(value: Tensor, row: Row) -> Tensor:
-    """Return a pointwise weight as (O, I, 1, 1), anything else unchanged."""
-    return value[:, :, None, None] if row.ndim and value.dim() == 2 else value
+    """Return a pointwise weight as (O, I, 1, 1), anything else as it is."""
+    if row.ndim and value.dim() == 2 and value.layout is torch.strided:
+        return value[:, :, None, None]
+    return value
 
 
 def _as_official(value: Tensor, row: Row) -> Tensor:
