@@ -156,9 +156,10 @@ def test_wrong_arguments(data, checkpoint, tmp_path, capsys):
 
 
 def test_links_and_odd_images_change_no_accuracy(
-    data, checkpoint, ranked, tmp_path, capsys
+    data, checkpoint, ranked, tmp_path, capsys, monkeypatch
 ):
-    """A loop of links, a class that is a link, and an image that no crop is made of."""
+    """A loop of links, a class that is a link, and an image of too many pixels."""
+    monkeypatch.setenv('MMMETA_MAX_PIXELS', '10000')
     root = tmp_path / 'val'
     root.mkdir()
     first, *others = sorted(CLASSES)
@@ -167,14 +168,15 @@ def test_links_and_odd_images_change_no_accuracy(
         (root / name).symlink_to(data / name)
     (root / first / 'loop').symlink_to(root)
     (root / first / 'copy').symlink_to(root / first)
-    Image.new('RGB', (1, 60_000)).save(root / first / 'strip.png')
+    Image.new('RGB', (200, 100)).save(root / first / 'large.png')
     arguments = [ARCH, root, '--checkpoint', checkpoint, '--json']
     assert validate(*arguments) == 1
     out, err = capsys.readouterr()
     facts = json.loads(out)
     assert (facts['images'], facts['failed']) == (12, 1)
     assert facts['top1'] == pytest.approx(accuracy(ranked, sorted(CLASSES), 1))
-    assert err.startswith(f'{root / first / "strip.png"}: cannot be read: ')
+    large = root / first / 'large.png'
+    assert err.startswith(f'{large}: cannot be read: 200x100 are 20,000 pixels')
 
 
 def test_logits_that_are_no_numbers_are_wrong(data, checkpoint, tmp_path, capsys):

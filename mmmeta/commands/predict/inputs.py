@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path, PurePath
 
 from mmmeta.commands.files import unique_name
+from mmmeta.commands.folders import files_in, is_in
 from mmmeta.errors import UserError
 
 SUFFIXES = ['.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
@@ -33,7 +34,7 @@ def list_images(inputs: Sequence[str], out_dir: Path) -> list[Path]:
         else:
             matches = [text] if path.is_dir() else glob.glob(text, recursive=True)
             inside = [file for match in matches for file in _inside(Path(match))]
-            images = sorted(p for p in inside if not _is_in(p, out_dir))
+            images = sorted(p for p in inside if not is_in(p, out_dir))
         if not images:
             kind = 'a folder without images' if path.is_dir() else 'not there'
             if path.is_dir() and inside:
@@ -48,7 +49,7 @@ def list_images(inputs: Sequence[str], out_dir: Path) -> list[Path]:
 
 
 def _inside(path: Path) -> list[Path]:
-    files = _walk(path) if path.is_dir() else [path]
+    files = files_in(path) if path.is_dir() else [path]
     return [
         file
         for file in files
@@ -57,42 +58,6 @@ def _inside(path: Path) -> list[Path]:
         # A link to nothing is an image that cannot be read.
         and (file.is_file() or (file.is_symlink() and not file.exists()))
     ]
-
-
-def _walk(root: Path) -> list[Path]:
-    """Return the files in a folder, and in the folders that links in it lead to.
-
-    Each folder counts once, by its own name rather than a link's, and a link to where
-    it is itself inside is left out.
-    """
-    seen: set[str] = set()
-    files: list[Path] = []
-    waiting = [str(root)]
-    while waiting:
-        links = []
-        for folder in waiting:
-            if os.path.realpath(folder) in seen:
-                continue
-            for here, folders, names in os.walk(folder, onerror=_refuse):
-                seen.add(os.path.realpath(here))
-                files += [Path(here, name) for name in names]
-                links += [p for n in folders if os.path.islink(p := f'{here}/{n}')]
-        waiting = sorted(link for link in links if not _leads_up(link))
-    return files
-
-
-def _leads_up(link: str) -> bool:
-    return _is_in(os.path.dirname(link), link)
-
-
-def _is_in(path: str | Path, folder: str | Path) -> bool:
-    """Return whether a path is a folder, or in it, whatever links lead there."""
-    inner, outer = os.path.realpath(path), os.path.realpath(folder)
-    return f'{inner}/'.startswith(f'{outer.rstrip("/")}/')
-
-
-def _refuse(error: OSError) -> None:
-    raise UserError(f'{error.filename} cannot be read: {error.strerror}') from error
 
 
 @cache

@@ -2,20 +2,22 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import ImageNetInfo, create_dataset, create_loader, infer_imagenet_subset
+from timm.data import ImageNetInfo, create_loader, infer_imagenet_subset
+from timm.data.readers.img_extensions import get_img_extensions
+from timm.utils.misc import natural_key
 from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from mmmeta.commands.folders import files_in
 from mmmeta.errors import UserError, one_line
 from mmmeta.hosts.classes import num_outputs
 from mmmeta.hosts.images import load_picture
@@ -66,13 +68,18 @@ class ClassFolders(Dataset):
     def __init__(
         self, root: Path, class_map: Mapping[str, int], limit: int | None = None
     ) -> None:
-        try:
-            reader = create_dataset(
-                '', str(root), class_map=dict(class_map), search_split=False
-            ).reader
-        except RuntimeError as error:
-            raise UserError(f'no images in the class folders of {root}') from error
-        samples = _each_once(reader.samples)
+        endings = set(get_img_extensions())
+        # As timm reads them, but for links that go in circles.
+        samples = [
+            (str(path), class_map[path.parent.name])
+            for path in files_in(root, by_name=True)
+            if path.parent != root
+            and path.parent.name in class_map
+            and path.suffix.lower() in endings
+        ]
+        samples.sort(key=lambda sample: natural_key(sample[0]))
+        if not samples:
+            raise UserError(f'no images in the class folders of {root}')
         count = min(limit or len(samples), len(samples))
         chosen = np.linspace(0, len(samples), count, endpoint=False, dtype=int)
         self.samples: list[tuple[str, int]] = [samples[i] for i in chosen]
@@ -95,18 +102,6 @@ class ClassFolders(Dataset):
         except Exception as error:
             return one_line(error)
         return 'it could be read the second time'
-
-
-def _each_once(samples: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Leave out images that links between folders lead to once more."""
-    real = cache(os.path.realpath)
-    found: dict[tuple[str, str, int], tuple[str, int]] = {}
-    # The shortest way is none through a link.
-    for path, label in sorted(samples, key=lambda sample: sample[0].count('/')):
-        folder, name = os.path.split(path)
-        found.setdefault((real(folder), name, label), (path, label))
-    kept = set(found.values())
-    return [sample for sample in samples if sample in kept]
 
 
 def load_model(row: Published, checkpoint: str | None = None) -> tuple[nn.Module, int]:
