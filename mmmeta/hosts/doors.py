@@ -50,8 +50,15 @@ def read_pickle(file: BinaryIO) -> Any:
     """
     from mmengine.structures import InstanceData
 
-    from mmmeta.weights.unpickle import PLAIN_DATA, Pickle, RefusedError
+    from mmmeta.weights.unpickle import (
+        PLAIN_DATA,
+        STATES,
+        Pickle,
+        RefusedError,
+        set_attributes,
+    )
 
+    STATES[InstanceData] = set_attributes
     instances = {'mmengine.structures.instance_data.InstanceData': InstanceData}
     name = getattr(file, 'name', 'a pickle')
     try:

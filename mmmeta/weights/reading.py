@@ -23,7 +23,14 @@ from torch import Tensor
 from mmmeta.weights.errors import CheckpointError, first_few
 from mmmeta.weights.kinds import HEAD, problem
 from mmmeta.weights.locate import local_path, shown
-from mmmeta.weights.unpickle import TENSORS, DamagedError, Names, Pickle, RefusedError
+from mmmeta.weights.unpickle import (
+    STATES,
+    TENSORS,
+    DamagedError,
+    Names,
+    Pickle,
+    RefusedError,
+)
 
 MapLocation = Any  # as for torch.load: None, a device or its name, a dict or a function
 # In the order they are looked for. An average of the weights comes first: where a
@@ -53,9 +60,6 @@ class LogBuffer:
 
     def __init__(self) -> None:
         self.state: Mapping[str, Any] = {}
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
 
 
 class Scheduler:
@@ -97,7 +101,16 @@ def _method(owner: Any, name: Any) -> str:
     return str(name)
 
 
-PLAIN: Names = {**TENSORS, **log_names(LogBuffer, Scheduler, dict, _method)}
+def _set_log(owner: LogBuffer, state: Any) -> None:
+    owner.state = state
+
+
+def _config(items: Any = ()) -> dict[str, Any]:
+    return dict(items)
+
+
+STATES[LogBuffer] = _set_log
+PLAIN: Names = {**TENSORS, **log_names(LogBuffer, Scheduler, _config, _method)}
 
 
 def read_state_dict(
@@ -274,10 +287,18 @@ def _check_regular(path: Path) -> None:
 
 
 def _read_torch(file: BinaryIO, map_location: MapLocation, names: Names) -> Any:
-    # `pickle_module` is what makes this safe, whatever the environment says of
-    # `weights_only`.
-    return torch.load(
-        file, map_location=map_location, pickle_module=Pickle(names), weights_only=False
+    # torch.load itself would look at environment variables: one of them runs code, and
+    # the other refuses any `pickle_module`, which is what makes this safe.
+    serialization: Any = torch.serialization
+    zipped = zipfile.is_zipfile(file)
+    file.seek(0)
+    if zipped:
+        with serialization._open_zipfile_reader(file) as archive:
+            return serialization._load(
+                archive, map_location, Pickle(names), encoding='utf-8'
+            )
+    return serialization._legacy_load(
+        file, map_location, Pickle(names), encoding='utf-8'
     )
 
 

@@ -35,7 +35,7 @@ from mmmeta.weights.reading import (
     read_stream,
 )
 from mmmeta.weights.state import parse, to_layout
-from mmmeta.weights.unpickle import RefusedError
+from mmmeta.weights.unpickle import STATES, RefusedError
 from mmmeta.weights.zoo import nearest
 
 
@@ -47,6 +47,13 @@ def _method(owner: Any, name: Any) -> Any:
     return getattr(owner, name)
 
 
+def _set_log(owner: HistoryBuffer, state: Any) -> None:
+    # Without the file's statistics, which would become those of all logs.
+    kept = ('max_length', '_log_history', '_count_history')
+    owner.__setstate__({key: state[key] for key in kept if key in state})
+
+
+STATES[HistoryBuffer] = _set_log
 # As MMEngine resumes it: the log is of MMEngine's own class.
 RESUMED = {
     **PLAIN,

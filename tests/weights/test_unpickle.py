@@ -92,6 +92,10 @@ ATTACKS = {
     'a function as a type': lambda mark: Reduced(
         torch._tensor._rebuild_from_type_v2, os.system, torch.Tensor, (f'touch {mark}',)
     ),
+    'a structured dtype': lambda mark: np.zeros(2, 'f4, i4'),
+    'flags of a dtype': lambda mark: Reduced(
+        np.dtype, 'V8', False, True, state=(3, '|', None, None, None, 8, 1, 63)
+    ),
     'objects in an array': lambda mark: np.array([object], dtype=object),
     'a state of a class': lambda mark: Reduced(
         collections.OrderedDict, state=(None, {'keys': len})
@@ -122,6 +126,9 @@ def test_what_is_no_data_is_refused(tmp_path, attack, zipped):
         b'(cos\nsystem\nS"touch ran"\no.',  # an object
         b'\x80\x02\x82\x01.',  # an extension
         b'\x80\x02Pid\n.',  # a reference
+        b'\x80\x02cnumpy\nndarray\n\x8a\x08' + b'\x7f' * 8 + b'\x85R.',  # 9e18 numbers
+        # Attributes of a class, for the whole process.
+        b'\x80\x02cargparse\nNamespace\nN}X\x05\x00\x00\x00ownedK\x01s\x86b.',
     ],
 )
 def test_instructions_of_pickles_are_refused(content, tmp_path, monkeypatch):
@@ -129,6 +136,31 @@ def test_instructions_of_pickles_are_refused(content, tmp_path, monkeypatch):
     with pytest.raises((RefusedError, pickle.UnpicklingError, ValueError)):
         unpickled(content)
     assert not list(tmp_path.iterdir())
+    assert not hasattr(argparse.Namespace, 'owned')
+
+
+def test_a_state_hides_no_method():
+    saved = pickle.dumps(Reduced(collections.OrderedDict, state={'keys': str, 'b': 1}))
+    assert vars(unpickled(saved)) == {}
+
+
+def test_a_log_changes_no_statistics(tmp_path):
+    log = HistoryBuffer([1.0], [1])
+    vars(log).update(statistics_methods={'mean': HistoryBuffer.max}, mean=3)
+    torch.save({'state_dict': {}, 'log': log}, tmp_path / 'x.pth')
+    read = load_from_local(str(tmp_path / 'x.pth'))['log']
+    assert HistoryBuffer._statistics_methods['mean'] is HistoryBuffer.mean
+    assert read.mean() == 1
+
+
+@pytest.mark.parametrize('name', ['', '_NO'])
+@pytest.mark.parametrize('zipped', [True, False])
+def test_environment_variables_change_nothing(tmp_path, monkeypatch, name, zipped):
+    monkeypatch.setenv(f'TORCH_FORCE{name}_WEIGHTS_ONLY_LOAD', '1')
+    path = tmp_path / 'x.pth'
+    content = dict(a=torch.ones(2), best=np.float64(1))
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    assert read_file(path)['best'] == 1
 
 
 def round_trip(value, **options):
