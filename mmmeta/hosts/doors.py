@@ -65,9 +65,9 @@ def read_pickle(file: BinaryIO) -> Any:
         return Pickle({**PLAIN_DATA, **instances}).load(file)
     except RefusedError as error:
         raise InvalidValueError(
-            f'{name} was refused: it holds more than plain data ({error}), by which '
-            'reading it could run code, and nothing of it was run. If you trust it, '
-            'write what it holds anew as JSON, or as lists, dicts and NumPy arrays'
+            f'{name} was rejected: it contains more than plain data ({error}), which '
+            'could run code; nothing was executed. If you trust its source, save its '
+            'content again as lists, dicts and NumPy arrays'
         ) from None
     except (pickle.UnpicklingError, EOFError, LookupError, TypeError) as error:
         raise InvalidValueError(f'{name} is a damaged pickle: {one_line(error)}') from (

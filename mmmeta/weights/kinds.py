@@ -9,7 +9,7 @@ from mmmeta.weights.errors import first_few
 HEAD = 512  # bytes that tell a kind
 AGAIN = 'Download it again'
 # How a file begins, what it then is, and what to do.
-_UNPACK = 'Unpack it, and give the checkpoint that is in it'
+_UNPACK = 'Unpack it, and pass the checkpoint in it'
 _SIGNS = (
     (b'version https://git-lfs', 'a Git LFS pointer, not the file', 'git lfs pull'),
     (b'\x1f\x8b', 'a gzip archive', _UNPACK),
@@ -48,16 +48,16 @@ def problem(file: BinaryIO) -> str | None:
     if head.startswith(b'PK'):
         return _problem_of_zip(file)
     if text.startswith((b'{', b'[')):
-        return 'is a text in JSON, such as the index of a checkpoint in parts'
+        return 'is a JSON file, such as the index of a sharded checkpoint'
     if all(32 <= byte < 127 or byte in b'\t\r\n' for byte in head):
-        return 'is a text'
+        return 'is a text file'
     return None
 
 
 def _problem_of_zip(file: BinaryIO) -> str | None:
     if not zipfile.is_zipfile(file):
         file.seek(0)
-        return f'is cut off: its end is missing. {AGAIN}'
+        return f'is truncated. {AGAIN}'
     file.seek(0)
     try:
         with zipfile.ZipFile(file) as archive:

@@ -40,7 +40,7 @@ WRAPPERS = ('state_dict', 'model', 'module')
 DEEPEST = 8  # wrappers inside each other
 
 _EXPECTED = (
-    'Expected a checkpoint: a .safetensors file, or what torch.save wrote, with the '
+    'Expected a checkpoint: a .safetensors file, or a file written by torch.save, with '
     'weights by name'
 )
 # What reading a damaged file ends in, from `pickle`, `zipfile` and PyTorch.
@@ -161,7 +161,7 @@ def read_file(
         ) from None
     except PermissionError:
         raise CheckpointError(
-            f'{shown(path)} may not be read: permission denied. Change its owner or '
+            f'{shown(path)} cannot be read: permission denied. Change its owner or '
             'mode (chmod u+r)'
         ) from None
     except OSError as error:  # a link to itself, a name too long, ...
@@ -193,10 +193,10 @@ def read_stream(
         return _read_torch(file, map_location, names)
     except RefusedError as error:
         raise CheckpointError(
-            f'{name} was refused: it holds more than weights and plain data ({error}), '
-            'by which reading it could run code, and nothing of it was run. If you '
-            'trust where it comes from, load it with torch.load in a script of your '
-            'own and save only its state dict'
+            f'{name} was rejected: it contains more than weights and plain data '
+            f'({error}), which could run code; nothing was executed. If you trust its '
+            'source, load it with torch.load in your own script and save only its '
+            'state_dict'
         ) from None
     except (DamagedError, *_BROKEN) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -206,7 +206,7 @@ def read_stream(
                 f"({reason}). Give another, such as 'cpu'"
             ) from error
         raise CheckpointError(
-            f'{name} is damaged or no checkpoint ({reason}). Download it again. '
+            f'{name} is damaged or not a checkpoint ({reason}). Download it again. '
             f'{_EXPECTED}'
         ) from error
 
@@ -227,10 +227,10 @@ def unwrap(content: Any, name: str, ema: bool = True) -> dict[str, Tensor]:
     found = _innermost(content, order, DEEPEST)
     if not isinstance(found, Mapping):
         raise CheckpointError(
-            f'{name} holds a {type(found).__name__} and no weights. {_EXPECTED}'
+            f'{name} contains a {type(found).__name__}, not weights. {_EXPECTED}'
         )
     if not found:
-        raise CheckpointError(f'{name} holds no weights: it is empty. {_EXPECTED}')
+        raise CheckpointError(f'{name} contains no weights: it is empty. {_EXPECTED}')
     check_entries(found, name)
     return dict(found)
 
@@ -243,7 +243,7 @@ def check_entries(state: Mapping[Any, Any], name: str) -> None:
     odd = [repr(key)[:60] for key in state if not isinstance(key, str)]
     if odd:
         raise CheckpointError(
-            f'{name} has keys that are no names: {first_few(odd)}. {_EXPECTED}'
+            f'{name} has keys that are not strings: {first_few(odd)}. {_EXPECTED}'
         )
     wrong = [
         f'{key!r} ({type(value).__name__})'
@@ -252,7 +252,7 @@ def check_entries(state: Mapping[Any, Any], name: str) -> None:
     ]
     if wrong:
         raise CheckpointError(
-            f'{name} holds values that are no tensors: {first_few(wrong)}. {_EXPECTED}'
+            f'{name} has values that are not tensors: {first_few(wrong)}. {_EXPECTED}'
         )
 
 
@@ -271,7 +271,7 @@ def _innermost(content: Any, order: Sequence[str], depth: int) -> Any:
 def _check_regular(path: Path) -> None:
     """Raise CheckpointError for what is no file; a pipe would be waited for."""
     if '\0' in str(path):
-        raise CheckpointError(f'{str(path)!r} is no path: there is a zero byte in it')
+        raise CheckpointError(f'{str(path)!r} is not a path: it contains a null byte')
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         inside = sorted(
@@ -281,8 +281,8 @@ def _check_regular(path: Path) -> None:
         raise CheckpointError(f'{shown(path)} is a directory{hint or ", not a file"}')
     if not stat.S_ISREG(mode):
         raise CheckpointError(
-            f'{shown(path)} is a pipe or a device, not a file. Write what comes from '
-            'it to a file, and give that'
+            f'{shown(path)} is a pipe or a device, not a file. Write its content to a '
+            'file, and pass that'
         )
 
 
@@ -290,16 +290,14 @@ def _read_torch(file: BinaryIO, map_location: MapLocation, names: Names) -> Any:
     # torch.load itself would look at environment variables: one of them runs code, and
     # the other refuses any `pickle_module`, which is what makes this safe.
     serialization: Any = torch.serialization
+    # Versions of PyTorch that know `weights_only` here check indices of sparse tensors.
+    options = dict(encoding='utf-8', weights_only=True)
     zipped = zipfile.is_zipfile(file)
     file.seek(0)
-    if zipped:
-        with serialization._open_zipfile_reader(file) as archive:
-            return serialization._load(
-                archive, map_location, Pickle(names), encoding='utf-8'
-            )
-    return serialization._legacy_load(
-        file, map_location, Pickle(names), encoding='utf-8'
-    )
+    if not zipped:
+        return serialization._legacy_load(file, map_location, Pickle(names), **options)
+    with serialization._open_zipfile_reader(file) as archive:
+        return serialization._load(archive, map_location, Pickle(names), **options)
 
 
 def _read_safetensors(

@@ -448,7 +448,7 @@ class TestResume:
         train('--resume', '--cfg-options', 'train_cfg.max_epochs=2')
         state['meta']['note'] = Payload()
         torch.save(state, 'bad.pth')
-        with pytest.raises(CheckpointError, match=r'bad\.pth was refused'):
+        with pytest.raises(CheckpointError, match=r'bad\.pth was rejected'):
             train('--resume', 'bad.pth')
         assert not Path('ran').exists()
         assert 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ
@@ -469,7 +469,7 @@ class TestFilesOfConfigs:
         read = load('proposals.pkl')['a.jpg']
         assert type(read) is InstanceData and read.bboxes.shape == (1, 4)
         Path('bad.pkl').write_bytes(pickle.dumps(dict(a=Payload())))
-        with pytest.raises(InvalidValueError, match=r'refused.*system'):
+        with pytest.raises(InvalidValueError, match=r'rejected.*system'):
             load('bad.pkl')
         Path('bad.pkl').write_bytes(b'\x80')
         with pytest.raises(InvalidValueError, match='damaged'):

@@ -113,7 +113,7 @@ def test_what_is_no_data_is_refused(tmp_path, attack, zipped):
     content = {'state_dict': {'a': torch.ones(2)}, 'meta': ATTACKS[attack](mark)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     for read in (read_file, lambda p: load_from_local(str(p))):
-        with pytest.raises(CheckpointError, match=r'x\.pth (was refused|is damaged)'):
+        with pytest.raises(CheckpointError, match=r'x\.pth (was rejected|is damaged)'):
             read(path)
     assert not mark.exists()
 
@@ -205,6 +205,15 @@ def test_tensors_come_back_as_they_were(make, zipped):
         v.to_dense() if v.layout is not torch.strided else v for v in (found, value)
     ]
     assert torch.equal(*(v.resolve_conj().to(torch.complex64) for v in plain))
+
+
+@pytest.mark.filterwarnings('ignore:Validating sparse')
+def test_indices_of_sparse_tensors_are_checked():
+    value = torch.sparse_coo_tensor(
+        [[9]], [1.0], (3,), check_invariants=False, is_coalesced=True
+    )
+    with pytest.raises(CheckpointError, match='damaged'):
+        round_trip(value)
 
 
 def test_tensors_share_memory_as_before():
@@ -299,6 +308,6 @@ def test_threads_take_nothing_from_each_other(tmp_path):
         thread.join()
     assert len(results) == 24
     for index, result in results:
-        assert ('was refused' in result) if index % 4 == 3 else result == 1
+        assert ('was rejected' in result) if index % 4 == 3 else result == 1
     assert not (tmp_path / 'ran').exists()
     assert set(torch.serialization.get_safe_globals()) == set(before)

@@ -1,4 +1,4 @@
-"""Tensors that a model cannot take as they are, and keys that are no names of ours."""
+"""Tensors that a model cannot take as they are, and keys that it has not."""
 
 import pytest
 import torch
@@ -184,14 +184,14 @@ def test_keys_that_are_none_of_ours(state, key):
 def test_keys_that_are_no_names(state, key):
     module = PoolFormer(TINY)
     state[key] = torch.ones(1)
-    refused(module, state, 'keys that are no names')
-    with pytest.raises(CheckpointError, match='keys that are no names'):
+    refused(module, state, 'keys that are not strings')
+    with pytest.raises(CheckpointError, match='keys that are not strings'):
         module.load_state_dict(state)
 
 
 def test_values_that_are_no_tensors(state):
-    refused(PoolFormer(TINY), {**state, KEY: None}, r'no tensors: .*\(NoneType\)')
-    refused(PoolFormer(TINY), {**state, KEY: state[KEY].numpy()}, 'no tensors')
+    refused(PoolFormer(TINY), {**state, KEY: None}, r'not tensors: .*\(NoneType\)')
+    refused(PoolFormer(TINY), {**state, KEY: state[KEY].numpy()}, 'not tensors')
 
 
 def test_a_checkpoint_given_whole(state):
