@@ -6,6 +6,8 @@ LOCK_ARGS ?=
 
 # The caller's environments must not leak into ours.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH VIRTUAL_ENV CONDA_PREFIX
+# Otherwise every process that a test starts compiles its imports again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint lock clean
@@ -28,10 +30,11 @@ demo: setup  ## train and evaluate on the embedded data
 	.venv/bin/python tools/demo.py $(DEMO_ARGS)
 
 # Two single-threaded processes are faster than one with two threads; a file's fixtures
-# stay in one process.
+# stay in one process. tests/conftest.py orders the files, the slowest first.
 test: export OMP_NUM_THREADS ?= 1
 test: setup  ## run the tests, e.g. PYTEST_ARGS='-m "not slow"'
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile $(PYTEST_ARGS)
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	  $(PYTEST_ARGS)
 
 lint: setup  ## check the code and its formatting with ruff, its types with mypy
 	.venv/bin/ruff check .

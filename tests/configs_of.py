@@ -4,13 +4,13 @@ import ast
 import copy
 import functools
 from pathlib import Path
-from unittest import mock
 
 import mmengine.config.utils
 import torch
 import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from undrawn import nothing_drawn
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 
@@ -29,9 +29,7 @@ def build(folder: str, name: str) -> torch.nn.Module:
     """Build a config's model without weights, as a runner would."""
     cfg = load(folder, name)
     init_default_scope(cfg.default_scope)
-    # Skip random initialization, for which timm would take seconds.
-    drawn = mock.patch('timm.layers.weight_init._trunc_normal_', lambda x, *_: x)
-    with torch.device('meta'), drawn:
+    with torch.device('meta'), nothing_drawn():
         return MODELS.build(copy.deepcopy(cfg.model))
 
 

@@ -1,20 +1,48 @@
 """Fixtures shared by several test files."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from undrawn import nothing_drawn
 
 # Tests of FORK_LAST3 set it themselves.
 os.environ.pop('FORK_LAST3', None)
+# Without it, OpenVINO starts processes that report every conversion to its maker.
+sys.modules['openvino_telemetry'] = None
 
-ROOT = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+# The slowest files run first, so that one process does not wait for the other at the end.
+LONGEST = (
+    *('test_install.py', 'test_config_runs.py', 'optimized/test_optimize.py'),
+    *('weights/test_golden.py', 'tools/test_train_and_test.py'),
+    *('models/test_mixed_precision.py', 'models/test_export.py', 'test_docs.py'),
+    *('commands/test_demo_page.py', 'test_benchmarks.py', 'commands/test_predict.py'),
+    *('models/test_compile.py', 'weights/test_layouts.py', 'test_configs.py'),
+    *('hosts/test_mmcv_ops.py', 'commands/test_flops.py', 'commands/test_doctor.py'),
+    *('models/test_metaformer.py', 'test_segmentation_configs.py', 'test_notebook.py'),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {TESTS / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def undrawn() -> Iterator[None]:
+    """Skip random initialization, for weights that are overwritten anyway."""
+    with nothing_drawn():
+        yield
 
 
 @pytest.fixture(scope='session')
