@@ -16,7 +16,7 @@ sys.modules['openvino_telemetry'] = None
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
-# The slowest files run first, so that one process does not wait for the other at the end.
+# The slowest files run first: at the end, no process waits long for the other.
 LONGEST = (
     *('test_install.py', 'test_config_runs.py', 'optimized/test_optimize.py'),
     *('weights/test_golden.py', 'tools/test_train_and_test.py'),
