@@ -1,10 +1,12 @@
 """`mmmeta.optimize`: the same outputs, whatever is folded."""
 
 import copy
+import functools
 import io
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from torch import nn
 
 import mmmeta
 from mmmeta.errors import UserError
-from mmmeta.models import FAMILIES, MetaFormer
+from mmmeta.models import FAMILIES, MetaFormer, UniFormer
 from mmmeta.optimized.blocks import FusedBlock
 from mmmeta.optimized.openvino import KEPT
 from mmmeta.registry import TOKEN_MIXERS
@@ -24,7 +26,10 @@ from mmmeta.registry import TOKEN_MIXERS
 SHALLOW = dict(depths=(1, 2, 2, 1), dims=(32, 64, 128, 192))
 KINDS = {f.__name__: dict(type=f'mmmeta.{f.__name__}', arch=SHALLOW) for f in FAMILIES}
 KINDS['UniFormer-window'] = dict(KINDS['UniFormer'], attention='window', window_size=3)
-KINDS['UniFormer-small_plus'] = dict(type='mmmeta.UniFormer', arch='small_plus')
+KINDS['UniFormer-small_plus'] = dict(  # another stem, more heads
+    type='mmmeta.UniFormer',
+    arch=dict(asdict(UniFormer.archs['small_plus']), **SHALLOW),
+)
 KINDS['ConvFormer-GELU'] = dict(
     type='mmmeta.ConvFormer',
     arch=dict(SHALLOW, act='GELU', layer_scale=0.5, mlp_bias=True),
@@ -43,7 +48,8 @@ KINDS['IdentityFormer-no-norm'] = dict(  # the branch is the map itself
     type='mmmeta.IdentityFormer', arch=dict(SHALLOW, norm=None, res_scale=0.5)
 )
 X = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
-SIZES = [(1, 224, 224), (2, 97, 131), (1, 32, 33), (1, 800, 864)]
+SIZES = [(1, 224, 224), (2, 97, 131), (1, 32, 33)]
+LARGE = (1, 800, 864)
 
 
 def trained(config: dict, **kwargs) -> MetaFormer:
@@ -67,7 +73,9 @@ def trained(config: dict, **kwargs) -> MetaFormer:
 def test_onednn_gives_what_the_plain_backbone_gives(kind):
     plain = trained(KINDS[kind])
     fast = mmmeta.optimize(plain, backend='onednn')
-    for batch, height, width in SIZES:
+    # Attention to the whole of the largest maps takes seconds, so that is left out.
+    sizes = SIZES if kind in ('UniFormer', 'UniFormer-small_plus') else [*SIZES, LARGE]
+    for batch, height, width in sizes:
         images = torch.randn(batch, 3, height, width)
         # With gradients, since without them inference would also use oneDNN.
         expected = [x.detach() for x in plain(images)]
@@ -90,45 +98,55 @@ def test_the_official_sizes(family):
         assert worst(mmmeta.optimize(plain)(images), plain(images)) < 1e-4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ('kind', 'backend'),
-    [
-        ('PoolFormer', 'inductor'),  # a minute each
-        ('PoolFormer', 'openvino'),
-        ('CAFormer', 'openvino'),
-        ('UniFormer', 'openvino'),
-    ],
-)
-def test_other_backends(kind, backend):
+@functools.cache
+def by_openvino(kind: str) -> tuple[MetaFormer, nn.Module]:
+    """A backbone, plain and converted, which takes seconds and so is done once."""
     plain = trained(KINDS[kind])
-    fast = mmmeta.optimize(plain, backend=backend)
+    return plain, mmmeta.optimize(plain, backend='openvino')
+
+
+def check_sizes(plain: MetaFormer, fast: nn.Module) -> None:
+    """Compare them at new sizes and at repeated ones, for which openvino compiles."""
     with torch.no_grad():
-        # 'openvino' compiles for a shape that is repeated.
         for size in ((224, 224), (128, 160), (96, 192), (224, 224), (96, 192)):
             images = torch.randn(1, 3, *size)
             assert worst(fast(images), plain(images)) < 1e-4
 
 
-@pytest.mark.parametrize('size', [(512, 512), (800, 1216)])
-def test_openvino_is_exact_at_large_sizes(size):
-    plain = trained(dict(type='mmmeta.PoolFormer', arch='s12'), out_norm=False)
-    fast, images = mmmeta.optimize(plain, backend='openvino'), torch.randn(1, 3, *size)
-    with torch.no_grad():
-        expected = plain(images)
-        for _ in range(2):  # for any shape, then for this one
-            assert worst(fast(images), expected) < 1e-4
+@pytest.mark.slow
+def test_inductor_gives_what_the_plain_backbone_gives():
+    # The C++ compiler takes a second per kernel: two stages of one block are enough.
+    arch = dict(SHALLOW, depths=(1, 1, 1, 1))
+    plain = trained(dict(type='mmmeta.PoolFormer', arch=arch), out_indices=(0, 1))
+    check_sizes(plain, mmmeta.optimize(plain, backend='inductor'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ['PoolFormer', 'CAFormer', 'UniFormer'])
+def test_openvino_gives_what_the_plain_backbone_gives(kind):
+    check_sizes(*by_openvino(kind))
+
+
+def test_openvino_is_exact_at_large_sizes():
+    arch = dict(depths=(1, 1, 1, 1), dims=(64, 128, 320, 512))
+    plain = trained(dict(type='mmmeta.PoolFormer', arch=arch), out_norm=False)
+    fast = mmmeta.optimize(plain, backend='openvino')
+    for size in ((512, 512), (800, 1216)):
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            expected = plain(images)
+            for _ in range(2):  # for any shape, then for this one
+                assert worst(fast(images), expected) < 1e-4
 
 
 def test_openvino_takes_images_with_gradients():
-    fast = mmmeta.optimize(trained(KINDS['PoolFormer']), backend='openvino')
+    _, fast = by_openvino('PoolFormer')
     images = torch.randn(1, 3, 64, 64, requires_grad=True)
     assert worst(fast(images), fast(images.detach())) < 1e-4
 
 
 def test_openvino_keeps_the_models_that_were_used_last():
-    plain = trained(KINDS['IdentityFormer'])
-    fast = mmmeta.optimize(plain, backend='openvino')
+    plain, fast = by_openvino('PoolFormer')
     sizes = [(32, 32 * n) for n in range(1, KEPT + 2)]
     for size in (*sizes, *sizes, *sizes):
         images = torch.randn(1, 3, *size)
@@ -139,8 +157,7 @@ def test_openvino_keeps_the_models_that_were_used_last():
 
 def test_openvino_at_small_sizes():
     """If the model for one shape is off by 1e-2, the one for any shape is used."""
-    plain = build('CAFormer')
-    fast = mmmeta.optimize(plain, backend='openvino')
+    plain, fast = by_openvino('CAFormer')
     images = torch.randn(1, 3, 32, 32)
     for _ in range(3):
         assert worst(fast(images), plain(images)) < 1e-4
