@@ -2,14 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import configs_of
 import pytest
 import yaml
+from warm import WarmPython
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = {
@@ -29,11 +28,12 @@ MODELS_LISTED = [
     for model in yaml.safe_load((ROOT / path).read_text())['Models']
 ]
 
-# A process of a host library that does not import mmmeta. It reads metafiles once and
-# skips initializing weights, like configs_of.py.
+# A process of a host library that does not import mmmeta. It reads metafiles once, like
+# configs_of.py, and skips initializing weights, like undrawn.py.
 STOCK = """
 import functools, importlib, json, sys
 library, *paths = sys.argv[1:]
+assert not {'mmdet', 'mmseg', 'mmpretrain', 'mmmeta'} & {*sys.modules}
 importlib.import_module(f'{library}.apis')
 import torch
 from mmengine.config import Config
@@ -44,6 +44,7 @@ import mmengine.config.utils as utils
 utils.load = functools.cache(utils.load)
 import timm.layers.weight_init as weight_init
 weight_init._trunc_normal_ = lambda x, *_: x
+torch.nn.init.kaiming_uniform_ = lambda x, **_: x
 for path in paths:
     cfg = Config.fromfile(path)
     assert cfg.default_scope == library, path
@@ -66,18 +67,15 @@ for path in paths:
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """The configs' models, built in a process of each library in another folder."""
     found = {}
-    for folder, library in LIBRARIES.items():
-        paths = [str(ROOT / p) for p in CONFIGS if p.split('/')[1] == folder]
-        done = subprocess.run(
-            [sys.executable, '-c', STOCK, library, *paths],
-            cwd=tmp_path_factory.mktemp(library),
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        lines = [line for line in done.stdout.splitlines() if line[:1] == '{']
-        for line in map(json.loads, lines):
-            found[Path(line['path']).relative_to(ROOT).as_posix()] = line
+    with WarmPython('mmengine.runner', 'mmcv', 'torchvision', 'timm') as python:
+        for folder, library in LIBRARIES.items():
+            paths = [ROOT / p for p in CONFIGS if p.split('/')[1] == folder]
+            cwd = tmp_path_factory.mktemp(library)
+            done = python.run(library, *paths, code=STOCK, cwd=cwd)
+            assert done.returncode == 0, done.stderr
+            lines = [line for line in done.stdout.splitlines() if line[:1] == '{']
+            for line in map(json.loads, lines):
+                found[Path(line['path']).relative_to(ROOT).as_posix()] = line
     return found
 
 

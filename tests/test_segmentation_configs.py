@@ -4,9 +4,8 @@ import copy
 import functools
 import math
 import shlex
-import subprocess
-import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import configs_of
@@ -17,6 +16,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 from mmengine.runner import load_checkpoint
+from warm import WarmPython
 
 from mmmeta.models import MetaFormer
 from mmmeta.weights.zoo import find
@@ -171,15 +171,15 @@ assert found['predictions'].shape == (64, 96)
 }
 
 
+@pytest.fixture(scope='module')
+def warm_python() -> Iterator[WarmPython]:
+    with WarmPython('mmengine.runner', 'mmcv', 'torchvision', 'timm') as python:
+        yield python
+
+
 @pytest.mark.parametrize('api', STOCK)
-def test_configs_are_read_where_nothing_has_imported_mmmeta(api, tmp_path):
-    done = subprocess.run(
-        [sys.executable, '-c', OUTSIDE + STOCK[api], str(FOLDER)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def test_configs_are_read_where_nothing_has_imported_mmmeta(api, warm_python, tmp_path):
+    done = warm_python.run(FOLDER, code=OUTSIDE + STOCK[api], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -14,19 +15,26 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from warm import WarmPython
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/detection/retinanet_poolformer_s12_shapes.py'
 
 
-def tool(name: str, *args, **kwargs) -> subprocess.CompletedProcess:
+def tool(name: str, *args) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, str(ROOT / 'tools' / name), *map(str, args)],
         capture_output=True,
         text=True,
         timeout=500,
-        **kwargs,
     )
+
+
+@pytest.fixture(scope='module')
+def warm_python() -> Iterator[WarmPython]:
+    """For calls that fail, most of whose time would be imports; without a GPU."""
+    with WarmPython('mmdet.apis', CUDA_VISIBLE_DEVICES='') as python:
+        yield python
 
 
 @pytest.fixture(scope='module')
@@ -136,7 +144,7 @@ def test_inference_apis_take_the_config_and_the_checkpoint(trained, config, shap
         inference_detector(model, 'nothing.jpg')
 
 
-def test_an_image_that_is_none_is_named(config, shapes, tmp_path):
+def test_an_image_that_is_none_is_named(config, shapes, warm_python, tmp_path):
     broken = tmp_path / 'shapes'
     broken.mkdir()
     (broken / 'annotations').symlink_to(shapes / 'annotations')
@@ -147,8 +155,8 @@ def test_an_image_that_is_none_is_named(config, shapes, tmp_path):
         (folder / image.name).symlink_to(image)
     (folder / '000003.jpg').unlink()
     (folder / '000003.jpg').write_text('no image')
-    result = tool(
-        'train.py',
+    result = warm_python.run(
+        ROOT / 'tools/train.py',
         config,
         '--work-dir',
         tmp_path / 'work',
@@ -159,14 +167,14 @@ def test_an_image_that_is_none_is_named(config, shapes, tmp_path):
     assert '000003.jpg' in result.stderr.splitlines()[-1]
 
 
-def test_weights_that_do_not_fit_get_one_line(config, tmp_path):
+def test_weights_that_do_not_fit_get_one_line(config, warm_python, tmp_path):
     torch.save({'stages.0.downsample.conv.weight': torch.ones(1)}, tmp_path / 'w.pth')
     child = tmp_path / 'child.py'
     init = dict(_delete_=True, type='Pretrained', checkpoint=f'{tmp_path}/w.pth')
     child.write_text(
         f'_base_ = {str(config)!r}\nmodel = dict(backbone=dict(init_cfg={init}))\n'
     )
-    result = tool('train.py', child, '--work-dir', tmp_path)
+    result = warm_python.run(ROOT / 'tools/train.py', child, '--work-dir', tmp_path)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith(f'error: {tmp_path}/w.pth')
     assert 'Traceback' not in result.stderr
@@ -195,21 +203,21 @@ def test_weights_that_do_not_fit_get_one_line(config, tmp_path):
         ),
     ],
 )
-def test_wrong_calls_get_one_line(args, message, tmp_path):
+def test_wrong_calls_get_one_line(args, message, warm_python, tmp_path):
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-    without_gpu = {**os.environ, 'CUDA_VISIBLE_DEVICES': ''}
-    result = tool(*args, cwd=tmp_path, env=without_gpu)
+    name, *args = args
+    result = warm_python.run(ROOT / 'tools' / name, *args, cwd=tmp_path)
     assert result.returncode == 1
     assert message in result.stderr.splitlines()[-1]
     assert result.stderr.startswith('error: ') or 'error: ' in result.stderr
     assert 'Traceback' not in result.stderr
 
 
-def test_an_unknown_arch_gets_one_line(shapes, tmp_path):
+def test_an_unknown_arch_gets_one_line(shapes, warm_python, tmp_path):
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data/shapes').symlink_to(shapes)
     options = ['--cfg-options', 'model.backbone.arch=s11']
-    result = tool('train.py', CONFIG, *options, cwd=tmp_path)
+    result = warm_python.run(ROOT / 'tools/train.py', CONFIG, *options, cwd=tmp_path)
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
     assert last.startswith("error: PoolFormer has no arch 's11'; choose from ['m36'")
