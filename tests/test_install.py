@@ -95,6 +95,14 @@ print('backbones and weights are right')
 """
 
 
+# Predictions of several libraries; one process saves the time of imports.
+PREDICT = """
+import json, sys
+from mmmeta.cli import main
+sys.exit(any([main(['predict', *args]) for args in json.loads(sys.argv[1])]))
+"""
+
+
 class Environment:
     """A virtual environment isolated from the one that runs the tests.
 
@@ -102,13 +110,14 @@ class Environment:
     if they are called for more than their version.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pip: bool = True) -> None:
         self.folder = folder
         self.bin = folder / 'venv/bin'
         self.home = folder / 'home'  # where commands run
         self.home.mkdir()
         self.compiled = folder / 'a-compiler-was-called'
-        subprocess.run([sys.executable, '-m', 'venv', folder / 'venv'], check=True)
+        command = [sys.executable, '-m', 'venv', folder / 'venv']
+        subprocess.run([*command, *(() if pip else ('--without-pip',))], check=True)
         (folder / 'traps').mkdir()
         (folder / 'traps/touch').symlink_to(shutil.which('touch'))  # a test calls it
         for name in COMPILERS:
@@ -123,7 +132,8 @@ class Environment:
         return subprocess.run(
             [shutil.which(command, path=path), *map(str, args)],
             cwd=self.home,
-            env={**kept, 'PATH': path, 'CUDA_VISIBLE_DEVICES': '', 'CC': 'cc'},
+            env={**kept, 'PATH': path, 'CUDA_VISIBLE_DEVICES': '', 'CC': 'cc'}
+            | {'PIP_NO_COMPILE': '1'},  # most of the bytecode would never be used
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -154,6 +164,13 @@ def environment(tmp_path: Path) -> Iterator[Environment]:
     subprocess.Popen(['rm', '-rf', tmp_path], start_new_session=True)
 
 
+def pinned_torch() -> list[str]:
+    """The pinned PyTorch, which has gigabytes to unpack."""
+    pinned = (ROOT / 'requirements/pinned.txt').read_text()
+    torch = re.findall(r'^torch==\S+', pinned, re.M)[sys.version_info >= (3, 11)]
+    return [torch, *re.findall(r'^torchvision==\S+', pinned, re.M)]
+
+
 def prefetch(environment: Environment, *requirements: str) -> None:
     """Install with uv, which links from its cache what pip would unpack again."""
     uv = Path(sys.executable).with_name('uv')
@@ -169,7 +186,8 @@ def has_stand_in(environment: Environment) -> bool:
     return "torchvision's" in found['text']
 
 
-def test_traps_are_remembered(environment):
+def test_traps_are_remembered(tmp_path):
+    environment = Environment(tmp_path, pip=False)
     assert environment.call('g++', '--version').returncode == 1
     assert not environment.compiled.exists()
     assert environment.call('g++', '-c', 'x.cpp').returncode == 1
@@ -177,7 +195,8 @@ def test_traps_are_remembered(environment):
 
 
 def test_the_forks_by_plain_pip(wheel, environment):
-    """Default flags; then the main job, and a stock tool with a stock model."""
+    """Default flags but for bytecode; then the main job, and a stock tool and model."""
+    prefetch(environment, *pinned_torch())
     environment.run('python', '-m', 'pip', 'install', '--quiet', f'{wheel}[onedl]')
     assert not environment.compiled.exists(), environment.compiled.read_text()
     assert has_stand_in(environment)
@@ -188,7 +207,7 @@ def test_the_forks_by_plain_pip(wheel, environment):
     mim = environment.installed('mmmeta/.mim')
     config = mim / 'configs/detection/mask_rcnn_poolformer_s12_shapes.py'
     train(environment, mim / 'tools/train.py', config, 'own', CONFIGS['mmdet'][1])
-    predict(environment, 'mmdet', config, environment.home / 'own/epoch_1.pth')
+    predict(environment, {'mmdet': (config, environment.home / 'own/epoch_1.pth')})
 
     mim = environment.installed('mmdet/.mim')
     config = mim / 'configs/faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
@@ -219,33 +238,32 @@ def train(
     return environment.run('python', tool, config, *args)
 
 
-def predict(
-    environment: Environment, scope: str, config: Path, checkpoint: Path
-) -> None:
-    """Run prediction on one image and check the output files."""
+def predict(environment: Environment, models: dict[str, tuple[Path, Path]]) -> None:
+    """Run prediction on one image with each model and check the output files."""
     image = next((environment.home / 'data/shapes/images/val').iterdir())
-    out = environment.home / f'{scope}_predictions'
-    args = [config, checkpoint, image, '--out-dir', out]
-    if scope == 'mmdet':  # scores are low after two steps
-        args += ['--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0']
-    environment.run('mmmeta', 'predict', *args)
-    assert len(list((out / 'vis').iterdir())) == 1
-    if scope == 'mmdet':
-        found = json.loads((out / 'detections.json').read_text())
-        assert found and {'bbox', 'segmentation', 'score'} <= set(found[0])
-    elif scope == 'mmseg':
-        assert len(list((out / 'maps').iterdir())) == 1
-    else:
-        with (out / 'top5.csv').open(newline='') as rows:
-            assert len(list(csv.DictReader(rows))) == 5
+    calls = []
+    for scope, (config, checkpoint) in models.items():
+        out = environment.home / f'{scope}_predictions'
+        calls.append([config, checkpoint, image, '--out-dir', out])
+        if scope == 'mmdet':  # scores are low after two steps
+            calls[-1] += ['--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0']
+    environment.run('python', '-c', PREDICT, json.dumps(calls, default=str))
+    for scope in models:
+        out = environment.home / f'{scope}_predictions'
+        assert len(list((out / 'vis').iterdir())) == 1
+        if scope == 'mmdet':
+            found = json.loads((out / 'detections.json').read_text())
+            assert found and {'bbox', 'segmentation', 'score'} <= set(found[0])
+        elif scope == 'mmseg':
+            assert len(list((out / 'maps').iterdir())) == 1
+        else:
+            with (out / 'top5.csv').open(newline='') as rows:
+                assert len(list(csv.DictReader(rows))) == 5
 
 
 def test_the_original_openmmlab(wheel, environment):
     """A reduced suite: backbones, weights, training in each library, predictions."""
-    pinned = (ROOT / 'requirements/pinned.txt').read_text()
-    python = sys.version_info >= (3, 11)
-    torch = re.findall(r'^torch==\S+', pinned, re.M)[python]
-    prefetch(environment, torch, *re.findall(r'^torchvision==\S+', pinned, re.M))
+    prefetch(environment, *pinned_torch())
     environment.run('python', '-m', 'pip', 'install', '--quiet', f'{wheel}[openmmlab]')
     assert not environment.compiled.exists(), environment.compiled.read_text()
     environment.run('python', '-m', 'pip', 'check')
@@ -264,14 +282,15 @@ def test_the_original_openmmlab(wheel, environment):
         progress=False,
     )
     write_imagenet(shapes, environment.home / 'data/imagenet')
-    mim = environment.installed('mmmeta/.mim')
+    mim, models = environment.installed('mmmeta/.mim'), {}
     for scope, (path, options, file) in CONFIGS.items():
         config = mim / 'configs' / path
         train(environment, mim / 'tools/train.py', config, scope, options)
         (log,) = (environment.home / scope).glob('*/vis_data/scalars.json')
         scores = json.loads(log.read_text().splitlines()[-1])
         assert all(scores[metric] >= 0 for metric in METRICS[scope])
-        predict(environment, scope, config, environment.home / scope / file)
+        models[scope] = config, environment.home / scope / file
+    predict(environment, models)
 
     # On its own, MMEngine 0.10.7 cannot read its own checkpoints.
     options = ['train_cfg.max_epochs=2', 'resume=True']
