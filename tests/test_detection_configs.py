@@ -303,7 +303,7 @@ def test_uniformer_s_undecayed_are_those_named_norm_in_the_reference(name):
     }
 
 
-EPOCH = 1000  # iterations
+EPOCH = 500  # iterations, as many as the warm-up has
 
 
 @pytest.mark.parametrize(

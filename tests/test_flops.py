@@ -59,7 +59,7 @@ def test_every_model_has_published_figures():
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
-def test_published_figures(name):
+def test_published_figures(name, undrawn):
     params, macs_224, macs_384 = PUBLISHED[name]
     with torch.device('meta'):
         model = create_model(name)

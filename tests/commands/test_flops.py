@@ -10,6 +10,7 @@ from mmmeta.cli import main
 from mmmeta.commands.flops.counting import count_parts, load
 from mmmeta.weights.zoo import ZOO
 
+pytestmark = pytest.mark.usefixtures('undrawn')
 COCO = 'configs/detection'
 ADE = 'configs/segmentation'
 

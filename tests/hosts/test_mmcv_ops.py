@@ -227,7 +227,8 @@ def test_multi_scale_deformable_attention_has_gradients():
 
 @pytest.mark.parametrize(('kernel', 'groups', 'up'), [(3, 2, 2), (5, 1, 3), (1, 1, 1)])
 def test_carafe(kernel, groups, up):
-    b, c, h, w = 2, 4, 4, 5
+    # `gradcheck` calls the operator twice for each number in the masks.
+    b, c, h, w = (1, 2, 3, 4) if kernel == 5 else (2, 4, 4, 5)
     x = torch.randn(b, c, h, w, dtype=torch.float64, requires_grad=True)
     masks = torch.rand(b, groups * kernel**2, h * up, w * up, dtype=torch.float64)
     masks.requires_grad_()

@@ -24,7 +24,7 @@ def test_golden_files_cover_the_families(golden_names):
     assert {name.split('_')[0] for name in golden_names} == set(FAMILY)
 
 
-def test_outputs_equal_the_recorded(golden_name, golden, tmp_path):
+def test_outputs_equal_the_recorded(golden_name, golden, tmp_path, undrawn):
     """With the fast blocks, optimized, and with the plain blocks."""
     file = golden(golden_name)
     path = tmp_path / f'{golden_name}.pth'
