@@ -352,7 +352,7 @@ def test_other_states(family):
     assert 1e-5 < worst(low(X), expected) < 0.3
     with pytest.raises(UserError, match=r'cannot be moved to torch\.float64 on cpu'):
         mmmeta.optimize(model).double()
-    with pytest.raises(UserError, match=r'in float32.*in float64: give dtype'):
+    with pytest.raises(UserError, match=r'float32 or bfloat16.*in float64: pass dtype'):
         mmmeta.optimize(copy.deepcopy(model).double(), backend='onednn')
     exact = mmmeta.optimize(copy.deepcopy(model).double(), dtype=torch.float32)
     assert worst(exact(X), expected) < 1e-4
