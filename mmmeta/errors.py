@@ -12,6 +12,10 @@ class InvalidValueError(UserError, ValueError):
     """An argument has the right type but not one of the expected values."""
 
 
+class InvalidTypeError(InvalidValueError, TypeError):
+    """An argument of a wrong type, which is a wrong value too."""
+
+
 class MissingLibraryError(UserError, ImportError):
     """A required library cannot be imported."""
 

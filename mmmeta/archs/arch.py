@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from mmmeta.errors import InvalidValueError
+from mmmeta.archs import checks
+from mmmeta.errors import InvalidTypeError, InvalidValueError
 
 NUM_STAGES = 4
 
@@ -89,13 +90,19 @@ class Arch:
         for name in ('depths', 'dims'):
             value = getattr(self, name)
             ok = isinstance(value, (list, tuple)) and len(value) == NUM_STAGES
-            if not ok or not all(isinstance(n, int) and n > 0 for n in value):
+            if not ok or not all(type(n) is int and n > 0 for n in value):
                 raise InvalidValueError(
                     f'{name} must be {NUM_STAGES} positive integers, got {value!r}'
                 )
         staged = 'token_mixer norm act mlp_ratio layer_scale res_scale downsample'
         for name in staged.split():
             object.__setattr__(self, name, per_stage(getattr(self, name), name))
+        for name in ('layer_scale', 'res_scale'):
+            for value in getattr(self, name):
+                if value is not None:
+                    checks.number(name, value)
+        for name in ('mlp_bias', 'pos_embed', 'mlp_head'):
+            checks.switch(name, getattr(self, name))
         if self.init not in ('mlp', 'attention', 'all'):
             raise InvalidValueError(
                 f"init must be 'mlp', 'attention' or 'all', got {self.init!r}"
@@ -126,9 +133,11 @@ def resolve_arch(
             )
         return table[arch]
     if not isinstance(arch, Mapping):
-        raise TypeError(f'arch must be a name or a dict, got {type(arch).__name__}')
+        raise InvalidTypeError(
+            f'arch must be a name or a dict, got {type(arch).__name__}'
+        )
     known = {f.name for f in fields(Arch)}
-    unknown = sorted(set(arch) - known)
+    unknown = sorted(set(arch) - known, key=str)
     if unknown:
         raise InvalidValueError(
             f'unknown fields {unknown} in the arch of {family}; choose from '
@@ -141,5 +150,9 @@ def resolve_arch(
 
 
 def override(arch: Arch, **changes: Any) -> Arch:
-    """Return `arch` with the fields that are not None replaced."""
+    """Return `arch` with the fields that are not None replaced.
+
+    Raises:
+        ValueError: A wrong value, as for `Arch`.
+    """
     return replace(arch, **{k: v for k, v in changes.items() if v is not None})

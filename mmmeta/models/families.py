@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmmeta.archs import checks
 from mmmeta.archs import families as rows
 from mmmeta.archs.arch import resolve_arch
 from mmmeta.errors import InvalidValueError
@@ -138,8 +139,7 @@ def _with_windows(mixers: tuple, attention: str, window_size: int) -> tuple:
         raise InvalidValueError(
             f'unknown attention {attention!r}; choose from {ATTENTION_MODES}'
         )
-    if window_size < 1:
-        raise InvalidValueError(f'window_size must be positive, got {window_size}')
+    checks.integer('window_size', window_size, 1)
     if attention == 'global':
         return mixers
     whole = mixers[2]

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmmeta.errors import InvalidValueError
+from mmmeta.archs import checks
+from mmmeta.errors import InvalidTypeError, InvalidValueError
 from mmmeta.ops.norms import map_norm
 
 
@@ -73,26 +74,42 @@ NORMS: dict[str, type[nn.Module]] = {
 }
 
 
+DIM_OF_A_NORM = ('dim', 'num_features')
+SWITCHES = frozenset({'bias', 'affine', 'track_running_stats'})
+
+
 def build_norm(cfg: Mapping | None, dim: int) -> nn.Module:
     """Build a normalization layer over (B, C, H, W).
 
     Args:
         cfg: `dict(type=..., **kwargs)` with type 'GN' (one group), 'LN' (over
-            channels), 'BN' or 'SyncBN'; None builds an identity.
+            channels), 'BN' or 'SyncBN'; None builds an identity. `requires_grad=False`
+            freezes it, as in mmcv's configs.
         dim: Number of channels C.
 
     Raises:
-        ValueError: The type is unknown or missing.
+        ValueError: The type is unknown or missing, or an argument is invalid.
+        TypeError: `cfg` is not a dict, or an argument is unknown or of a wrong type.
     """
     if cfg is None:
         return nn.Identity()
+    if not isinstance(cfg, Mapping):
+        raise InvalidTypeError(
+            f"a norm must be a dict such as dict(type='LN', eps=1e-6), got {cfg!r}"
+        )
     kwargs = dict(cfg)
     kind = kwargs.pop('type', None)
-    if kind not in NORMS:
+    if not isinstance(kind, str) or kind not in NORMS:
         raise InvalidValueError(
             f'unknown norm type {kind!r} in {dict(cfg)}; choose from {sorted(NORMS)}'
         )
-    return NORMS[kind](dim, **kwargs)
+    trains = checks.switch('requires_grad', kwargs.pop('requires_grad', True))
+    checks.keywords(f'the norm {kind}', kwargs, NORMS[kind], own=DIM_OF_A_NORM)
+    checks.number('eps', kwargs.get('eps', 0.0), least=0)
+    for name in SWITCHES.intersection(kwargs):
+        checks.switch(name, kwargs[name])
+    norm = NORMS[kind](dim, **kwargs)
+    return norm if trains else norm.requires_grad_(False)
 
 
 FLOAT16_MAX = torch.finfo(torch.float16).max
@@ -146,7 +163,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 def build_act(name: str) -> nn.Module:
     """Build an activation by name; raises ValueError for an unknown one."""
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise InvalidValueError(
             f'unknown activation {name!r}; choose from {sorted(ACTIVATIONS)}'
         )
@@ -164,6 +181,9 @@ class Downsample(nn.Module):
         padding: Zeros on each side, in pixels. Default: 0.
         pre_norm: Config of a norm of the input (see `build_norm`). Default: None.
         post_norm: Config of a norm of the output. Default: None.
+
+    Raises:
+        ValueError: A wrong size or norm.
     """
 
     def __init__(
@@ -177,6 +197,13 @@ class Downsample(nn.Module):
         post_norm: Mapping | None = None,
     ) -> None:
         super().__init__()
+        for name, size, least in (
+            ('kernel_size', kernel_size, 1),
+            ('stride', stride, 1),
+            ('padding', padding, 0),
+        ):
+            for side in size if isinstance(size, list | tuple) else (size,):
+                checks.integer(name, side, least)
         self.pre_norm = build_norm(pre_norm, in_dim)
         self.conv = nn.Conv2d(in_dim, out_dim, kernel_size, stride, padding)
         self.post_norm = build_norm(post_norm, out_dim)
@@ -191,10 +218,14 @@ class ConvStem(nn.Module):
     Args:
         in_dim: Number of input channels.
         out_dim: Number of output channels; the first convolution has half as many.
+
+    Raises:
+        ValueError: `out_dim` is less than 2.
     """
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
+        checks.integer("ConvStem's out_dim", out_dim, 2)
         self.conv1 = nn.Conv2d(in_dim, out_dim // 2, 3, 2, 1)
         self.norm1 = nn.BatchNorm2d(out_dim // 2)
         self.act = nn.GELU()
@@ -221,12 +252,22 @@ def build_downsample(cfg: Mapping, in_dim: int, out_dim: int) -> nn.Module:
         out_dim: Number of output channels.
 
     Raises:
-        ValueError: An unknown type.
+        ValueError: An unknown type, or a wrong argument.
+        TypeError: No dict, an unknown argument, or one of a wrong type.
     """
+    if not isinstance(cfg, Mapping):
+        raise InvalidTypeError(
+            'downsample must be a dict such as dict(kernel_size=3, stride=2, '
+            f'padding=1), got {cfg!r}'
+        )
     kwargs = dict(cfg)
     kind = kwargs.pop('type', 'Downsample')
-    if kind not in DOWNSAMPLES:
+    if not isinstance(kind, str) or kind not in DOWNSAMPLES:
         raise InvalidValueError(
             f'unknown downsample type {kind!r}; choose from {sorted(DOWNSAMPLES)}'
         )
+    checks.keywords(kind, kwargs, DOWNSAMPLES[kind], own=('in_dim', 'out_dim'))
+    missing = [n for n in ('kernel_size', 'stride') if n not in kwargs]
+    if kind == 'Downsample' and missing:
+        raise InvalidTypeError(f'downsample lacks {missing[0]}: {dict(cfg)}')
     return DOWNSAMPLES[kind](in_dim, out_dim, **kwargs)

@@ -11,7 +11,6 @@ Sources: "MetaFormer Is Actually What You Need for Vision" (2111.11418, section
 "UniFormer" (2201.09450, section 3).
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,9 +19,19 @@ from timm.layers import DropPath, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmmeta.archs.arch import NUM_STAGES, Arch, override, per_stage, resolve_arch
+from mmmeta.archs import checks
+from mmmeta.archs.arch import NUM_STAGES, Arch, override, resolve_arch
 from mmmeta.archs.families import ARCHS
 from mmmeta.errors import InvalidValueError
+from mmmeta.models.arguments import (
+    blocks_to_checkpoint,
+    check_dtype,
+    check_images,
+    check_init_cfg,
+    check_mixed,
+    check_out_indices,
+    read_switch,
+)
 from mmmeta.models.layers import build_downsample, build_norm
 from mmmeta.models.mlp import Mlp
 from mmmeta.models.token_mixers import Attention, build_token_mixer
@@ -30,8 +39,6 @@ from mmmeta.ops.autograd import recompute, run_modules
 from mmmeta.ops.layout import hand_on, take_in
 from mmmeta.registry import MODELS
 from mmmeta.weights.loading import Backbone
-
-MIN_SIZE = 32  # the total stride: smaller images have no position left in stage 4
 
 
 class MetaFormerBlock(nn.Module):
@@ -65,7 +72,7 @@ class MetaFormerBlock(nn.Module):
         dim = arch.dims[stage]
         norm = arch.norm[stage]
         mixer = arch.token_mixer[stage]
-        if isinstance(mixer, (list, tuple)):
+        if isinstance(mixer, (list, tuple)) and mixer:
             mixer = mixer[index % len(mixer)]
         self.pos_embed = (
             nn.Conv2d(dim, dim, 3, padding=1, groups=dim) if arch.pos_embed else None
@@ -78,17 +85,26 @@ class MetaFormerBlock(nn.Module):
         for name in ('layer_scale', 'res_scale'):
             init = getattr(arch, name)[stage]
             for branch in '12':
-                scale = None if init is None else nn.Parameter(torch.full((dim,), init))
+                scale = None
+                if init is not None:
+                    scale = nn.Parameter(torch.full((dim,), float(init)))
                 self.register_parameter(name + branch, scale)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pos_embed is not None:
             x = x + self.pos_embed(x)
-        mixed = self.drop_path(self.token_mixer(self.norm1(x)))
+        mixed = self.drop_path(run_mixer(self.token_mixer, self.norm1(x)))
         x = scaled(x, self.res_scale1) + scaled(mixed, self.layer_scale1)
         run = recompute if self.recompute_mlp else run_modules
         hidden = self.drop_path(run(x, self.norm2, self.mlp))
         return scaled(x, self.res_scale2) + scaled(hidden, self.layer_scale2)
+
+
+def run_mixer(mixer: nn.Module, x: Tensor) -> Tensor:
+    """Return mixer(x) for a map (B, C, H, W), and see that it is such a map."""
+    y = mixer(x)
+    check_mixed(y, x, mixer)
+    return y
 
 
 def scaled(x: Tensor, scale: Tensor | None) -> Tensor:
@@ -175,8 +191,8 @@ class MetaFormer(Backbone):
         norm_eval: Keep batch norms in evaluation mode while training.
             Default: False.
         with_cp: Recompute block activations in the backward pass to save memory:
-            True for all blocks, or four numbers of blocks, one per stage.
-            Default: False.
+            True for all blocks, or four numbers of blocks, one per stage; numbers
+            beyond a stage's depth mean all of its blocks. Default: False.
         recompute_mlp: Recompute only the hidden maps of the MLPs, which are most of
             what training keeps, in a fraction of the time. Default: False.
         fast: Use `mmmeta.models.fast` for plain inference on a CPU, with the same
@@ -188,6 +204,7 @@ class MetaFormer(Backbone):
 
     Raises:
         ValueError: An unknown arch or an invalid value; the message lists the choices.
+        TypeError: A value of a wrong type. It is a `ValueError` too.
     """
 
     family = 'MetaFormer'
@@ -219,28 +236,25 @@ class MetaFormer(Backbone):
             token_mixer=token_mixer,
             norm=norm_cfg,
         )
-        if not 0 <= drop_path_rate < 1:
+        if not 0 <= checks.number('drop_path_rate', drop_path_rate) < 1:
             raise InvalidValueError(
                 f'drop_path_rate must be in [0, 1), got {drop_path_rate}'
             )
-        if frozen_stages not in range(-1, NUM_STAGES + 1):
-            raise InvalidValueError(
-                f'frozen_stages must be -1 to 4, got {frozen_stages!r}'
-            )
-        if not isinstance(in_channels, int) or in_channels < 1:
-            raise InvalidValueError(
-                f'in_channels must be positive, got {in_channels!r}'
-            )
-        self.in_channels = in_channels
-        self.fork_feat = fork_feat
-        self.out_indices = _check_out_indices(out_indices) if fork_feat else (3,)
-        self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
+        self.in_channels = checks.integer('in_channels', in_channels, 1)
+        self.fork_feat = checks.switch('fork_feat', fork_feat)
+        self.out_indices = check_out_indices(out_indices, self.fork_feat)
+        self.frozen_stages = checks.integer(
+            'frozen_stages', frozen_stages, -1, NUM_STAGES
+        )
+        self.norm_eval = checks.switch('norm_eval', norm_eval)
+        checks.switch('out_norm', out_norm)
+        checks.switch('recompute_mlp', recompute_mlp)
+        check_init_cfg(init_cfg)
 
-        blocks = _blocks_to_checkpoint(with_cp, self.arch)
-        block = _block_class(_read_switch('MMMETA_FAST', fast, default=True))
+        blocks = blocks_to_checkpoint(with_cp, self.arch)
+        block = _block_class(read_switch('fast', fast, 'MMMETA_FAST', default=True))
         self._build_stages(drop_path_rate, blocks, recompute_mlp, block)
-        last3 = _read_switch('FORK_LAST3', fork_last3, default=False)
+        last3 = read_switch('fork_last3', fork_last3, 'FORK_LAST3', default=False)
         self._build_norms(out_norm, last3)
         self.reset_parameters()
         self._freeze()
@@ -300,6 +314,7 @@ class MetaFormer(Backbone):
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs for images (B, in_channels, H, W) with H, W >= 32."""
         check_images(x, self.in_channels)
+        check_dtype(x, self.stages[0])
         x = take_in(x)
         outs = []
         for i, stage in enumerate(self.stages):
@@ -354,64 +369,9 @@ class MetaFormer(Backbone):
         return sum(self.arch.depths[:stage]) + int(parts[3]) + 1, num_layers
 
 
-def _check_out_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
-    valid = isinstance(out_indices, (list, tuple)) and all(
-        isinstance(i, int) and -NUM_STAGES <= i < NUM_STAGES for i in out_indices
-    )
-    indices = tuple(i % NUM_STAGES for i in out_indices) if valid else ()
-    if not indices or list(indices) != sorted(set(indices)):
-        raise InvalidValueError(
-            'out_indices must be ascending stage indices from 0, 1, 2, 3, got '
-            f'{out_indices!r}'
-        )
-    return indices
-
-
-def _blocks_to_checkpoint(with_cp: bool | Sequence[int], arch: Arch) -> tuple:
-    if isinstance(with_cp, bool):
-        return tuple(arch.depths) if with_cp else (0,) * NUM_STAGES
-    return per_stage(list(with_cp), 'with_cp')
-
-
 def _block_class(fast: bool) -> type[MetaFormerBlock]:
     if not fast:
         return MetaFormerBlock
     from mmmeta.models.fast import FastBlock  # imports this file
 
     return FastBlock
-
-
-def _read_switch(variable: str, value: bool | None, default: bool) -> bool:
-    """Return `value`, or the setting of an environment variable if it is None."""
-    if value is not None:
-        return bool(value)
-    text = os.environ.get(variable, '').strip().lower()
-    if text == '':
-        return default
-    if text in ('0', 'false', 'no', 'off'):
-        return False
-    if text in ('1', 'true', 'yes', 'on'):
-        return True
-    raise InvalidValueError(
-        f'the environment variable {variable} must be 1 or 0, got {text}'
-    )
-
-
-def check_images(x: Tensor, channels: int) -> None:
-    """Raise ValueError unless `x` is images (B, channels, H, W) with H, W >= 32."""
-    if x.dim() != 4 or x.shape[1] != channels:
-        raise InvalidValueError(
-            f'expected images of shape (B, {channels}, H, W), got {tuple(x.shape)}; '
-            'set the number of channels with the backbone argument in_channels'
-        )
-    if not x.is_floating_point():
-        raise InvalidValueError(
-            f'expected images of a floating-point dtype, got {x.dtype}: normalize them '
-            'first, as the data preprocessor of a config does'
-        )
-    if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
-        raise InvalidValueError(
-            f'expected images of at least {MIN_SIZE}x{MIN_SIZE} pixels, got '
-            f'{x.shape[2]}x{x.shape[3]} (HxW): the backbone has stride '
-            f'{MIN_SIZE}; resize or pad them'
-        )

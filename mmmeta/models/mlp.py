@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from mmmeta.archs import checks
 from mmmeta.models.layers import build_act
 
 
@@ -15,13 +16,16 @@ class Mlp(nn.Module):
         ratio: Ratio of hidden channels to C. Default: 4.
         act: Name of the activation. Default: 'GELU'.
         bias: Whether both layers have a bias. Default: True.
+
+    Raises:
+        ValueError: An unknown activation, or a ratio that leaves no hidden channel.
     """
 
     def __init__(
         self, dim: int, ratio: float = 4, act: str = 'GELU', bias: bool = True
     ) -> None:
         super().__init__()
-        hidden = int(dim * ratio)
+        hidden = checks.hidden_channels('mlp_ratio', dim, ratio)
         self.fc1 = nn.Conv2d(dim, hidden, 1, bias=bias)
         self.act = build_act(act)
         self.fc2 = nn.Conv2d(hidden, dim, 1, bias=bias)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from mmmeta.archs import checks
 from mmmeta.registry import MODELS
 
 
@@ -28,7 +29,9 @@ class MetaFormerNeck(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.out_dim = dim if ratio is None else int(dim * ratio)
+        self.out_dim = dim
+        if ratio is not None:
+            self.out_dim = checks.hidden_channels('ratio', dim, ratio)
         self.fc1: nn.Linear | None = None
         self.mlp_norm: nn.LayerNorm | None = None
         if ratio is not None:

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmmeta.errors import InvalidValueError
+from mmmeta.archs import checks
+from mmmeta.archs.arch import NUM_STAGES
+from mmmeta.errors import InvalidTypeError, InvalidValueError
 from mmmeta.models.layers import build_act
 from mmmeta.registry import TOKEN_MIXERS
 
@@ -20,15 +22,25 @@ def build_token_mixer(cfg: Mapping, dim: int) -> nn.Module:
 
     Raises:
         ValueError: No such mixer; the message lists the registered ones.
+        TypeError: `cfg` is not a dict with a type, or has an argument that the mixer
+            does not take.
     """
-    kind = cfg.get('type')
-    if isinstance(kind, str) and TOKEN_MIXERS.get(kind) is None:
+    kind = cfg.get('type') if isinstance(cfg, Mapping) else None
+    if not isinstance(kind, str) and not callable(kind):
+        raise InvalidTypeError(
+            "token_mixer must be a dict such as dict(type='Pooling', pool_size=3), or "
+            f'{NUM_STAGES} of them, one a stage; got {cfg!r}'
+        )
+    mixer = TOKEN_MIXERS.get(kind) if isinstance(kind, str) else kind
+    if mixer is None:
         raise InvalidValueError(
             f'unknown token mixer {kind!r}; registered are '
             f'{sorted(TOKEN_MIXERS.module_dict)}. Register your own mixer with '
             '@TOKEN_MIXERS.register_module() (from mmmeta.registry) and, in a '
             'config, name its file in custom_imports'
         )
+    given = [name for name in cfg if name not in ('type', '_scope_')]
+    checks.keywords(f'the token mixer {kind}', given, mixer)
     # Without an explicit scope, the host library's default scope would be searched.
     return TOKEN_MIXERS.build(dict(cfg, dim=dim, _scope_='mmmeta'))
 
@@ -46,11 +58,7 @@ class Pooling(nn.Module):
 
     def __init__(self, dim: int, pool_size: int = 3) -> None:
         super().__init__()
-        if pool_size < 1 or pool_size % 2 == 0:
-            raise InvalidValueError(
-                f'pool_size must be odd and positive, got {pool_size}'
-            )
-        self.pool_size = pool_size
+        self.pool_size = checks.odd('pool_size', pool_size)
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = F.avg_pool2d(
@@ -99,7 +107,7 @@ class RandomMixing(nn.Module):
             raise InvalidValueError(
                 f"resize must be 'window' or 'resample', got {resize!r}"
             )
-        self.size = size
+        self.size = size = checks.integer('size', size, 1)
         self.resize = resize
         # A buffer has no gradient, and optimizers do not update it.
         matrix = torch.rand(size**2, size**2).softmax(-1)
@@ -153,7 +161,9 @@ class SepConv(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        hidden = int(dim * expansion)
+        checks.odd('kernel_size', kernel_size)
+        checks.switch('bias', bias)
+        hidden = checks.hidden_channels('expansion', dim, expansion)
         self.pwconv1 = nn.Conv2d(dim, hidden, 1, bias=bias)
         self.act1 = build_act(act)
         self.dwconv = nn.Conv2d(
@@ -194,10 +204,11 @@ class Attention(nn.Module):
         window_size: int | None = None,
     ) -> None:
         super().__init__()
-        if dim % head_dim:
+        checks.switch('bias', bias)
+        if dim % checks.integer('head_dim', head_dim, 1):
             raise InvalidValueError(f'head_dim {head_dim} does not divide dim {dim}')
-        if window_size is not None and window_size < 1:
-            raise InvalidValueError(f'window_size must be positive, got {window_size}')
+        if window_size is not None:
+            checks.integer('window_size', window_size, 1)
         self.head_dim = head_dim
         self.window_size = window_size
         self.qkv = nn.Conv2d(dim, 3 * dim, 1, bias=bias)

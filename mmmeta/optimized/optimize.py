@@ -10,12 +10,8 @@ import torch._inductor.config
 from torch import Tensor, nn
 
 from mmmeta.errors import UserError, one_line
-from mmmeta.models.metaformer import (
-    MetaFormer,
-    MetaFormerBlock,
-    MetaFormerStage,
-    check_images,
-)
+from mmmeta.models.arguments import check_images
+from mmmeta.models.metaformer import MetaFormer, MetaFormerBlock, MetaFormerStage
 from mmmeta.ops import guards, onednn
 from mmmeta.ops.layout import strides_are_read
 from mmmeta.optimized.blocks import FusedBlock, fuse_downsample, is_foldable

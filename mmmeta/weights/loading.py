@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit, update_init_info
 from torch import Tensor, nn
 
+from mmmeta.errors import InvalidTypeError
 from mmmeta.weights import scheme  # noqa: F401  (registers mmmeta:// with MMEngine)
 from mmmeta.weights.compare import (
     Comparison,
@@ -66,6 +67,7 @@ class Backbone(BaseModule):
 
         Raises:
             CheckpointError: The checkpoint cannot be obtained or does not fit.
+            TypeError: 'Pretrained' without a checkpoint, or with unknown options.
         """
         init_cfg = self.init_cfg
         pretrained = pretrained_in(init_cfg)
@@ -73,6 +75,7 @@ class Backbone(BaseModule):
             super().init_weights()
             return
         others = [cfg for cfg in _listed(init_cfg) if cfg not in pretrained]
+        wanted = [_options_of(cfg) for cfg in pretrained]
         # Inside a model MMEngine records how each parameter was initialized. For a bare
         # backbone with nothing else to initialize, its printout is skipped.
         in_model = hasattr(self, '_params_init_info')
@@ -83,8 +86,7 @@ class Backbone(BaseModule):
             finally:
                 self.init_cfg = init_cfg
         self.is_init = False  # if loading fails, it can be retried
-        for cfg in pretrained:
-            options = {key: value for key, value in cfg.items() if key != 'type'}
+        for options in wanted:
             report = load_backbone(self, **options)
             print_log(f'{type(self).__name__}: {report}', logger='current')
             if in_model:
@@ -132,6 +134,23 @@ class Backbone(BaseModule):
 
 def _listed(init_cfg: Any) -> list[Mapping[str, Any]]:
     return [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg or ())
+
+
+def _options_of(pretrained: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options for `load_backbone` in an entry of `init_cfg`."""
+    options = {key: value for key, value in pretrained.items() if key != 'type'}
+    unknown = sorted(options.keys() - {'checkpoint', 'prefix', 'map_location'})
+    if unknown:
+        raise InvalidTypeError(
+            f'Pretrained in init_cfg takes no argument {unknown[0]!r}; choose from '
+            'checkpoint, prefix, map_location'
+        )
+    if not isinstance(options.get('checkpoint'), str | os.PathLike | Mapping):
+        raise InvalidTypeError(
+            'Pretrained in init_cfg needs checkpoint=..., a path, a URL or '
+            f'mmmeta://NAME; got {options.get("checkpoint")!r}'
+        )
+    return options
 
 
 def pretrained_in(init_cfg: Any) -> list[Mapping[str, Any]]:
