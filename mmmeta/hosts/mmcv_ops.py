@@ -210,6 +210,19 @@ def _by_channels(
         yield from zip(target.chunk(threads, 1), found, strict=True)
 
 
+def _finite(rois: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return regions without NaN and infinity, and which had them, (K, 1, 1, 1).
+
+    At those torchvision's kernel for CPUs reads outside of the map. None: no region,
+    or on another device.
+    """
+    odd = ~rois[:, 1:].isfinite().all(1, keepdim=True)
+    if rois.device.type != 'cpu' or not odd.any():
+        return rois, None
+    corners = rois[:, 1:].masked_fill(odd, 0)
+    return torch.cat([rois[:, :1], corners], 1), odd[..., None, None]
+
+
 def roi_align_forward(
     input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor,
     **options: Any,
@@ -217,9 +230,11 @@ def roi_align_forward(
     """Write the means of regions (1703.06870) into `output` (K, C, height, width)."""
     sizes, sampling = _roi_align_sizes(options)
     wide, rois = _wide(input.detach(), rois)
+    rois, odd = _finite(rois)
 
     def align(part: Tensor) -> Tensor:
-        return OPS.roi_align(part, rois, *sizes, *sampling)
+        found = OPS.roi_align(part, rois, *sizes, *sampling)
+        return found if odd is None else found.masked_fill_(odd, torch.nan)
 
     for target, found in _by_channels(align, wide, output):
         target.copy_(found)
@@ -232,6 +247,8 @@ def roi_align_backward(
     """Add the gradient of the maps to `grad_input` (B, C, H, W)."""
     sizes, sampling = _roi_align_sizes(options)
     grad, rois = _wide(grad_output.detach(), rois)
+    rois, odd = _finite(rois)
+    grad = grad if odd is None else grad.masked_fill(odd, 0)
     b, _, h, w = grad_input.shape
 
     def spread(part: Tensor) -> Tensor:
@@ -300,7 +317,15 @@ def _deform(sizes: dict[str, int]) -> tuple[int, ...]:
 
 def _unmodulated(input: Tensor, weight: Tensor, offset: Tensor) -> list[Tensor]:
     mask, bias = input.new_zeros(len(input), 1), input.new_zeros(len(weight))
-    return [input, weight, offset, mask, bias]
+    return [input, weight, _without_nan(offset), mask, bias]
+
+
+def _without_nan(offset: Tensor) -> Tensor:
+    """Return offsets that lead outside of the map, where mmcv samples 0, for NaN.
+
+    At those torchvision's kernel for CPUs reads outside of the map's memory.
+    """
+    return offset.nan_to_num(torch.finfo(offset.dtype).max)
 
 
 def deform_conv_forward(
@@ -343,16 +368,43 @@ def _modulated(sizes: dict[str, int]) -> tuple[int, ...]:
     return _pick(sizes, names)
 
 
+def _as_read(maps: Tensor, like: Tensor) -> Tensor:
+    """Return maps (B, C, H, W) in the height and width of others, as mmcv reads them.
+
+    It takes the numbers from the front of each image's without a look at the shape.
+    DyHead, which hands the offsets of one level to the smaller next, was trained so.
+    """
+    if maps.shape[2:] == like.shape[2:]:
+        return maps
+    shape = (*maps.shape[:2], *like.shape[2:])
+    numbers = maps.flatten(1)
+    if numbers.shape[1] < shape[1] * shape[2] * shape[3]:
+        raise ValueError(
+            f'modulated_deform_conv needs offsets and masks of at least the size of '
+            f'its output, {tuple(like.shape[2:])}; got {tuple(maps.shape[2:])}'
+        )
+    return numbers[:, : shape[1] * shape[2] * shape[3]].view(shape)
+
+
+def _write_back(target: Tensor, values: Tensor) -> None:
+    """Write what belongs to `_as_read(target, values)`; the rest gets 0."""
+    numbers = values.flatten(1)
+    more = target[0].numel() - numbers.shape[1]
+    target.copy_(F.pad(numbers, (0, more)).view(target.shape))
+
+
 def modulated_deform_conv_forward(
     input: Tensor, weight: Tensor, bias: Tensor, ones: Tensor, offset: Tensor,
     mask: Tensor, output: Tensor, columns: Tensor, *, with_bias: bool, **sizes: int,
 ) -> None:  # fmt: skip
     """Write the modulated deformable convolution (1811.11168) into `output`.
 
-    `mask` is (B, deformable_group * kernel_h * kernel_w, H', W').
+    `mask` is (B, deformable_group * kernel_h * kernel_w, H', W'). Both it and `offset`
+    may be larger than the output, see `_as_read`.
     """
     bias = bias if with_bias else input.new_zeros(len(weight))
-    tensors = _wide(input, weight, offset, mask, bias)
+    offset, mask = _as_read(offset, output), _as_read(mask, output)
+    tensors = _wide(input, weight, _without_nan(offset), mask, bias)
     output.copy_(OPS.deform_conv2d(*tensors, *_modulated(sizes), True))
 
 
@@ -364,12 +416,13 @@ def modulated_deform_conv_backward(
 ) -> None:  # fmt: skip
     """Add the gradients of input, weight and bias, and write the other two."""
     bias = bias if with_bias else input.new_zeros(len(weight))
-    tensors = _wide(grad_output, input, weight, offset, mask, bias)
+    offset, mask = _as_read(offset, grad_output), _as_read(mask, grad_output)
+    tensors = _wide(grad_output, input, weight, _without_nan(offset), mask, bias)
     grads = OPS._deform_conv2d_backward(*tensors, *_modulated(sizes), True)
     grad_input += grads[0]
     grad_weight += grads[1]
-    grad_offset.copy_(grads[2])
-    grad_mask.copy_(grads[3])
+    _write_back(grad_offset, grads[2])
+    _write_back(grad_mask, grads[3])
     if with_bias:
         grad_bias += grads[4]
 

@@ -352,3 +352,69 @@ def test_what_is_not_there_says_so(call, name):
         call(torch.ones(1, 1, 4, 4), torch.ones(1, 5))
     assert 'pip install --no-build-isolation' in str(caught.value)
     assert not hasattr(_ext, '__path__')
+
+
+@pytest.mark.parametrize('operator', ['deform', 'modulated'])
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf, 1e30])
+def test_offsets_that_lead_nowhere_sample_zeros(operator, value):
+    """As in mmcv; torchvision's kernel alone crashes at NaN."""
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 6, 7, requires_grad=True)
+    weight = torch.randn(3, 4, 3, 3)
+    offset = torch.zeros(1, 18, 6, 7)
+    offset[:, 1, 2, 3] = value  # x of the first tap at one position
+    offset.requires_grad_()
+    if operator == 'deform':
+        found = ops.deform_conv2d(x, offset, weight, 1, 1, 1, 1, 1)
+    else:
+        mask = torch.ones(1, 9, 6, 7)
+        found = ops.modulated_deform_conv2d(x, offset, mask, weight, None, 1, 1, 1)
+    expected = F.conv2d(x, weight, padding=1)
+    lost = weight[:, :, 0, 0] @ x[0, :, 1, 2]
+    difference = (expected - found).detach()
+    torch.testing.assert_close(difference[0, :, 2, 3], lost.detach())
+    difference[0, :, 2, 3] = 0
+    assert difference.abs().max() < 1e-5
+    found.sum().backward()
+    assert x.grad.isfinite().all() and offset.grad.isfinite().all()
+
+
+def test_offsets_of_a_larger_map_are_read_from_the_front():
+    """mmcv looks at no shape, and DyHead was trained with what it reads."""
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 4, 5, 6), torch.randn(3, 4, 3, 3)
+    offset, mask = torch.randn(2, 18, 10, 12), torch.rand(2, 9, 10, 12)
+    small = [
+        t.flatten(1)[:, : t.shape[1] * 30].reshape(2, -1, 5, 6) for t in (offset, mask)
+    ]
+    tensors = [[offset, mask], small]
+    for pair in tensors:
+        for t in pair:
+            t.requires_grad_()
+    found, expected = (
+        ops.modulated_deform_conv2d(x, *pair, weight, None, 1, 1, 1) for pair in tensors
+    )
+    torch.testing.assert_close(found, expected)
+    for out in (found, expected):
+        out.square().sum().backward()
+    for large, little in zip(*tensors, strict=True):
+        grad, count = large.grad.flatten(1), little.shape[1] * 30
+        torch.testing.assert_close(grad[:, :count], little.grad.flatten(1))
+        assert not grad[:, count:].any()
+    with pytest.raises(ValueError, match=r'at least the size of its output, \(5, 6\)'):
+        few = [t[..., :3] for t in tensors[1]]
+        ops.modulated_deform_conv2d(x, *few, weight, None, 1, 1, 1)
+
+
+@pytest.mark.parametrize('sampling', [0, 2])
+def test_regions_that_are_no_numbers(sampling):
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 8, 8, requires_grad=True)
+    rois = torch.tensor([[0, 1, 1, 5, 6.0]]).repeat(4, 1)
+    rois[1, 1], rois[2, 1:], rois[3, 3] = math.nan, math.nan, math.inf
+    found = ops.roi_align(x, rois, (2, 3), 1.0, sampling, 'avg', True)
+    expected = ops.roi_align(x, rois[:1], (2, 3), 1.0, sampling, 'avg', True)
+    torch.testing.assert_close(found[:1], expected)
+    assert found[1:].isnan().all()
+    (grad,) = torch.autograd.grad(found[:1].sum() + 0 * found[1:].sum(), x)
+    torch.testing.assert_close(grad, torch.autograd.grad(expected.sum(), x)[0])
