@@ -21,9 +21,10 @@ def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
         wanted = 'positive' if least == 1 else f'at least {least}'
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InvalidTypeError(f'{name} must be an integer, {wanted}; got {value!r}')
-    if value < least or (most is not None and value > most):
+    number = int(value)
+    if number < least or (most is not None and number > most):
         raise InvalidValueError(f'{name} must be {wanted}, got {value!r}')
-    return int(value)
+    return number
 
 
 def odd(name: str, value: Any) -> int:
@@ -35,9 +36,10 @@ def odd(name: str, value: Any) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise InvalidTypeError(f'{name} must be an odd integer, got {value!r}')
-    if value < 1 or value % 2 == 0:
+    number = int(value)
+    if number < 1 or number % 2 == 0:
         raise InvalidValueError(f'{name} must be odd and positive, got {value!r}')
-    return int(value)
+    return number
 
 
 def number(name: str, value: Any, least: float = -math.inf) -> float:

@@ -125,7 +125,7 @@ def check_dtype(x: Tensor, stage: nn.Module) -> None:
     if type(conv) is not nn.Conv2d or conv.weight.dtype == x.dtype:
         return
     # Hooks may convert the weights in time, as those of mixed precision in DDP do.
-    hooked = any(map(is_hooked, (stage, stem, conv)))
+    hooked = any(is_hooked(m) for m in (stage, stem, conv) if m is not None)
     # Autocast converts all but float64.
     converts = torch.is_autocast_enabled(x.device.type)
     converts = converts and torch.float64 not in (conv.weight.dtype, x.dtype)
