@@ -128,7 +128,7 @@ def _collect(
             continue
         name, there, here = shapes.groups()
         there, here = (sizes.strip('[]') for sizes in (there, here))
-        found.wrong[name] = f'{name} has shape ({there}), wanted ({here})'
+        found.wrong[name] = f'{name} has shape ({there}), expected ({here})'
         theirs, own = (sizes.split(', ') for sizes in (there, here))
         if len(theirs) == len(own) and theirs[1:] == own[1:]:
             found.classes.add(name)

@@ -187,7 +187,7 @@ def _not_plain(value: Any) -> str | None:
     if isinstance(value, UninitializedBuffer | UninitializedParameter):
         return 'is not initialized: its shape is not known'
     if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
-        return f'is a {kind.__name__}, wanted a plain tensor'
+        return f'is a {kind.__name__}, expected a plain tensor'
     if value.layout != torch.strided or value.is_quantized or value.is_nested:
         return 'is not a plain dense tensor'
     if value.is_meta:
@@ -198,9 +198,9 @@ def _not_plain(value: Any) -> str | None:
 def _misfit(value: Tensor, wanted: Tensor) -> str | None:
     """Return why a plain tensor does not fit one of the model's; None if it does."""
     if value.shape != wanted.shape:
-        return f'has shape {tuple(value.shape)}, wanted {tuple(wanted.shape)}'
+        return f'has shape {tuple(value.shape)}, expected {tuple(wanted.shape)}'
     if value.dtype != wanted.dtype and not _converts(value.dtype, wanted.dtype):
-        return f'is {value.dtype}, wanted {wanted.dtype}'
+        return f'is {value.dtype}, expected {wanted.dtype}'
     steps = zip(wanted.stride(), wanted.shape, strict=True)
     if any(step == 0 and length > 1 for step, length in steps):
         return 'cannot be written: in the model it is an expanded view'

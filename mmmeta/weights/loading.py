@@ -127,7 +127,7 @@ class Backbone(BaseModule):
         # Both PyTorch and MMEngine call this for any model that they load.
         strict = _NOT_STRICT not in local_metadata
         if not local_metadata.get('assign_to_params_buffers', False):
-            refuse_meta(self.state_dict(), 'the state dict')
+            refuse_meta(self.state_dict(), 'the state_dict')
         _translate_in_place(self, state_dict, prefix, strict)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
 

@@ -173,7 +173,7 @@ class TestTesting:
             ),
             (
                 dict(classes=5),
-                r'2 wrong: bbox_head\.1\.weight has shape \(5, 4\), wanted \(3, 4\)',
+                r'2 wrong: bbox_head\.1\.weight has shape \(5, 4\), expected \(3, 4\)',
             ),
             (dict(width=8), r'wrong: backbone\.0\.weight has shape \(8, 3, 1, 1\)'),
         ],
@@ -281,7 +281,9 @@ class TestLoadFrom:
         assert torch.equal(found[f'module.{key}'], state[key])
         assert found['module.bbox_head.1.weight'].shape == (3, 4)
         (line,) = [line for line in said if 'm.pth' in line]
-        assert 'bbox_head: 2 of 4 (bbox_head.1.weight has shape (7, 4), wanted' in line
+        assert (
+            'bbox_head: 2 of 4 (bbox_head.1.weight has shape (7, 4), expected' in line
+        )
 
     def test_what_is_not_used_is_said(self, train, said):
         state = saved()

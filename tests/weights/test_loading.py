@@ -148,7 +148,7 @@ def test_message_is_short_and_names_the_file(official, tmp_path):
 
 def test_another_size_is_named():
     state = to_layout(parse(PoolFormer('s12', fork_feat=False).state_dict()), 'mmmeta')
-    with pytest.raises(CheckpointError, match="as arch 's12' has"):
+    with pytest.raises(CheckpointError, match="like arch 's12'"):
         load_backbone(PoolFormer('s24'), state)
 
 
@@ -445,7 +445,7 @@ class TestFindBackbone:
     def test_not_in_others(self, build):
         with torch.device('meta'):
             model = build()
-        with pytest.raises(TypeError, match=r'one mmmeta backbone, \w+ has 0; give'):
+        with pytest.raises(TypeError, match=r'one mmmeta .* but \w+ has 0; pass'):
             find_backbone(model)
 
 

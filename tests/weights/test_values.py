@@ -55,7 +55,7 @@ def test_numbers_that_an_integer_cannot_hold():
     module = PoolFormer(arch)
     key = 'stages.0.blocks.0.norm1.num_batches_tracked'
     state = dict(module.state_dict(), **{key: torch.tensor(True)})
-    refused(module, state, rf'{key} is torch\.bool, wanted torch\.int64')
+    refused(module, state, rf'{key} is torch\.bool, expected torch\.int64')
     load_backbone(module, dict(state, **{key: torch.tensor(3, dtype=torch.uint8)}))
     assert module.state_dict()[key] == 3
 
@@ -84,14 +84,14 @@ def _fake(value: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
-        (lambda v: v.to(torch.float8_e4m3fn), r'is torch\.float8_e4m3fn, wanted'),
-        (lambda v: v.to(torch.complex64), r'is torch\.complex64, wanted'),
-        (lambda v: v > 0, r'is torch\.bool, wanted'),
-        (lambda v: v.int(), r'is torch\.int32, wanted'),
+        (lambda v: v.to(torch.float8_e4m3fn), r'is torch\.float8_e4m3fn, expected'),
+        (lambda v: v.to(torch.complex64), r'is torch\.complex64, expected'),
+        (lambda v: v > 0, r'is torch\.bool, expected'),
+        (lambda v: v.int(), r'is torch\.int32, expected'),
         (lambda v: v.to_sparse(), 'is not a plain dense tensor'),
         (lambda v: v.to('meta'), 'has no values: it is on the meta device'),
         (_fake, 'is a FakeTensor'),
-        (lambda v: Wrapper(v.shape), 'is a Wrapper, wanted a plain tensor'),
+        (lambda v: Wrapper(v.shape), 'is a Wrapper, expected a plain tensor'),
         (lambda v: nn.UninitializedParameter(), 'is not initialized'),
         (lambda v: torch.full_like(v, torch.nan), 'NaN or infinite'),
     ],
