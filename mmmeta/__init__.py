@@ -8,11 +8,12 @@ import mmmeta_finder  # noqa: F401  in case Python did not process our .pth file
 from mmmeta.version import __version__
 
 if TYPE_CHECKING:
+    from mmmeta.hosts.predictor import load
     from mmmeta.models.build import create_model
     from mmmeta.optimized.optimize import optimize
-    from mmmeta.weights.zoo import list_models
+    from mmmeta.weights.names import list_models
 
-__all__ = ['__version__', 'create_model', 'list_models', 'optimize']
+__all__ = ['__version__', 'create_model', 'list_models', 'load', 'optimize']
 
 
 def _register_with_mmengine() -> None:
@@ -35,7 +36,8 @@ _register_with_mmengine()
 # Imported on first use: listing names must not wait for PyTorch.
 _LAZY = {
     'create_model': 'mmmeta.models.build',
-    'list_models': 'mmmeta.weights.zoo',
+    'list_models': 'mmmeta.weights.names',
+    'load': 'mmmeta.hosts.predictor',
     'optimize': 'mmmeta.optimized.optimize',
 }
 

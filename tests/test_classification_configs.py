@@ -20,8 +20,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmmeta.models import FAMILIES
 from mmmeta.models.build import classifier_config
 from mmmeta.weights import scheme
+from mmmeta.weights.names import find
 from mmmeta.weights.state import parse, to_layout
-from mmmeta.weights.zoo import find
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / 'configs' / 'classification'
@@ -126,9 +126,7 @@ def test_listing(name):
     assert metadata['Batch Size'] == cfg.auto_scale_lr.base_batch_size
     assert metadata['Epochs'] == cfg.train_cfg.max_epochs
     assert listed['Results'][0]['Metrics'] == {'Top 1 Accuracy': row.top1}
-    address = next((s.url for s in row.sources if not s.manual), None)
-    assert listed.get('Weights') == address
-    assert row.manual == (address is None)
+    assert listed['Weights'] == row.sources[0].url
 
 
 @pytest.mark.parametrize('name', NAMES)

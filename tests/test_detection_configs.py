@@ -14,8 +14,8 @@ from mmengine.dataset import Compose
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 
+from mmmeta.weights.names import find
 from mmmeta.weights.state import parse, to_layout
-from mmmeta.weights.zoo import find
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / 'configs' / 'detection'

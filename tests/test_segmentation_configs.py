@@ -19,7 +19,7 @@ from mmengine.runner import load_checkpoint
 from warm import WarmPython
 
 from mmmeta.models import MetaFormer
-from mmmeta.weights.zoo import find
+from mmmeta.weights.names import find
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / 'configs' / 'segmentation'

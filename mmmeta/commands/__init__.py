@@ -16,6 +16,7 @@ COMMANDS = {
     for name, text in {
         'list': 'list models and published checkpoints',
         'info': 'show details of a model or checkpoint',
+        'download': 'download published checkpoints in advance',
         'convert': 'write a checkpoint in another layout',
         'predict': 'run a detector, segmentor or classifier on images',
         'validate': 'measure top-1 and top-5 accuracy on a folder of class folders',

@@ -1,6 +1,42 @@
 """Argument types shared by several subcommands."""
 
 import argparse
+import os
+from collections.abc import Sequence
+
+from mmmeta.errors import UserError
+from mmmeta.weights.names import SCHEME, find
+
+# For `add_argument`: what `split_model` takes apart.
+MODEL = 'NAME | CONFIG CHECKPOINT'
+
+
+def split_model(words: Sequence[str], usage: str) -> tuple[str, str, list[str]]:
+    """Split arguments into a model's config and checkpoint, and the rest.
+
+    Args:
+        words: The name of a published model, or a config and a checkpoint; then others.
+        usage: How the command is called, for errors.
+
+    Returns:
+        The config, as `load_config` takes it; the checkpoint; the other words.
+
+    Raises:
+        CheckpointError: An unknown name; the message lists the nearest.
+        UserError: A config without a checkpoint.
+    """
+    first, *rest = words
+    if not is_config(first):
+        row = find(first)
+        return row.name, SCHEME + row.name, rest
+    if not rest:
+        raise UserError(f'{first} needs a checkpoint: {usage}')
+    return first, rest[0], rest[1:]
+
+
+def is_config(text: str) -> bool:
+    """Whether `text` means a config rather than a published model."""
+    return text.endswith('.py') or '::' in text or os.path.exists(text)
 
 
 def positive(text: str) -> int:

@@ -4,24 +4,34 @@ import argparse
 import sys
 
 from mmmeta.archs.families import ARCHS
-from mmmeta.weights.zoo import ZOO, list_models, nearest
+from mmmeta.weights.names import list_models, nearest, published
+from mmmeta.weights.zoo import ZOO
+
+TASKS = ('detection', 'segmentation', 'classification')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'pattern', nargs='?', default='*', help="wildcards, such as '*former_s12'"
     )
-    parser.add_argument(
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument(
         '--pretrained',
         action='store_true',
-        help='list published checkpoints (arch.tag) with their figures',
+        help='list published classifiers (arch.tag) with their figures',
+    )
+    choice.add_argument(
+        '--task',
+        choices=TASKS,
+        help='list the published models for a task, one name per line',
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    names = list_models(args.pattern, args.pretrained)
+    names = list_models(args.pattern, args.pretrained, args.task)
     if not names:
-        near = nearest(args.pattern.strip('*'), [*ZOO] if args.pretrained else [*ARCHS])
+        known = [*ZOO] if args.pretrained else [*(published() if args.task else ARCHS)]
+        near = nearest(args.pattern.strip('*'), known)
         hint = f'; nearest: {", ".join(near)}' if near else ''
         print(f'no name matches {args.pattern!r}{hint}', file=sys.stderr)
         return 1

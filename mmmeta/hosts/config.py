@@ -10,6 +10,9 @@ from mmmeta.errors import UserError, one_line, require
 from mmmeta.hosts.doors import close_doors
 from mmmeta.hosts.libraries import LIBRARIES, library_of
 from mmmeta.hosts.options import merge_options
+from mmmeta.weights.names import find, is_name
+from mmmeta.weights.trained import Trained
+from mmmeta.weights.zoo import Published
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -38,7 +41,8 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
     """Read a config.
 
     Args:
-        name: A file, or `LIBRARY::PATH` for one in an installed library.
+        name: A file, `LIBRARY::PATH` for one in an installed library, or the name of a
+            published model, such as 'mask_rcnn_poolformer_s12', for its config.
         options: Settings to override, by dotted key. Default: None.
 
     Raises:
@@ -48,9 +52,15 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
 
     close_doors()  # to code in the files that a config names
     if '::' not in name and not osp.isfile(name):
+        if is_name(name):
+            row = find(name)
+            cfg = load_config(f'mmmeta::{row.config}', _settings_of(row))
+            merge_options(cfg, options or {})
+            return cfg
         raise UserError(
             f'no config file {name}; expected a path, such as those in configs/, or '
-            'LIBRARY::PATH, such as mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+            'LIBRARY::PATH, such as mmdet::retinanet/retinanet_r50_fpn_1x_coco.py, or '
+            'a name that `mmmeta list --task` lists'
         )
     try:
         if '::' in name:
@@ -63,6 +73,16 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
         raise UserError(f'config {name} cannot be read: {one_line(error)}') from error
     merge_options(cfg, options or {})
     return cfg
+
+
+def _settings_of(row: Published | Trained) -> dict[str, Any]:
+    """Return what a published model changes in its config."""
+    if isinstance(row, Trained) or row.num_classes == 1000:
+        return {}
+    return {  # ImageNet-21k's
+        'model.head.num_classes': row.num_classes,
+        'model.data_preprocessor.num_classes': row.num_classes,
+    }
 
 
 @contextmanager

@@ -5,23 +5,28 @@ host libraries' own inferencers do the work.
 """
 
 import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 
 from mmmeta.errors import UserError, one_line, printable, require
 from mmmeta.hosts.classes import ClassNames, class_names
 from mmmeta.hosts.config import building, load_config
+from mmmeta.hosts.images import read_image
 from mmmeta.hosts.libraries import LIBRARIES, Library, library_of
+from mmmeta.weights.names import SCHEME, find
 
 if TYPE_CHECKING:
-    import numpy as np
     from mmengine.config import Config
     from torch import nn
 
+    Image: TypeAlias = str | os.PathLike | np.ndarray
 
 MAX_CLASSES = 1 << 20  # from which on an index is taken for damaged
 
@@ -63,18 +68,40 @@ class Predictor:
         """'detection', 'segmentation' or 'classification'."""
         return self.library.task
 
-    def __call__(self, images: Sequence['np.ndarray']) -> list[Any]:
+    @property
+    def model(self) -> 'nn.Module':
+        """The model, in evaluation mode."""
+        return self.inferencer.model
+
+    @property
+    def config(self) -> 'Config':
+        """Its config."""
+        name = 'config' if self.task == 'classification' else 'cfg'
+        return getattr(self.inferencer, name)
+
+    def __call__(self, images: 'Image | Sequence[Image]') -> Any:
         """Return the host library's data sample of each image, at its own size.
 
         Args:
-            images: (H, W, 3), uint8, BGR, as `read_image` returns them; one batch.
+            images: A path or an array, (H, W, 3), uint8, BGR, as OpenCV and
+                `read_image` return it; or a list of these, one batch.
+
+        Returns:
+            The data sample of the image, or a list of them for a list.
 
         Raises:
+            ValueError: A file cannot be read.
             NoResultError: The model does another task than its library's main one.
         """
-        return self.forward(self.prepare(images))
+        if isinstance(images, (str, os.PathLike, np.ndarray)):
+            return self([images])[0]
+        arrays = [
+            read_image(image) if isinstance(image, (str, os.PathLike)) else image
+            for image in images
+        ]
+        return self.forward(self.prepare(arrays))
 
-    def prepare(self, images: Sequence['np.ndarray']) -> dict[str, Any]:
+    def prepare(self, images: Sequence[np.ndarray]) -> dict[str, Any]:
         """Return images as a batch prepared by the config's test pipeline."""
         (batch,) = self.inferencer.preprocess(list(images), batch_size=len(images))
         # A detector's samples start with the image itself.
@@ -118,8 +145,8 @@ class Predictor:
             self.inferencer.visualizer.dataset_meta = meta
 
     def draw(
-        self, image: 'np.ndarray', sample: Any, score_thr: float = 0.3
-    ) -> 'np.ndarray':
+        self, image: np.ndarray, sample: Any, score_thr: float = 0.3
+    ) -> np.ndarray:
         """Return an image with its predictions drawn on it.
 
         Args:
@@ -181,6 +208,43 @@ def drawable(sample: Any) -> Any:
 
 def _say(text: str) -> None:
     print(f'{printable(text)}: numbers stand in where names lack', file=sys.stderr)
+
+
+def load(
+    name: str,
+    checkpoint: str | None = None,
+    device: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> Predictor:
+    """Load a trained model, ready for images: `mmmeta.load`.
+
+        model = mmmeta.load('mask_rcnn_uniformer_small_ms_3x')
+        found = model('photo.jpg').pred_instances
+
+    Args:
+        name: A published model (`mmmeta list --task detection`, `segmentation` or
+            `classification`), whose weights are downloaded unless they are in the
+            cache; or a config, with `checkpoint`.
+        checkpoint: A file, a URL or mmmeta://NAME in place of the published weights;
+            required for a config. Default: None.
+        device: As for `pick_device`. Default: None.
+        cfg_options: Settings that override the config's, by dotted key. Default: None.
+
+    Returns:
+        The predictor: `predictor(image)` returns the host library's data sample,
+        `predictor.model` is the model and `predictor.config` its config.
+
+    Raises:
+        CheckpointError: An unknown name (the message lists the nearest), or the
+            checkpoint cannot be obtained or read, or does not fit.
+        UserError: A config without a checkpoint, or another wrong argument.
+    """
+    if not (name.endswith('.py') or '::' in name):
+        row = find(name)
+        name, checkpoint = row.name, checkpoint or SCHEME + row.name
+    if checkpoint is None:
+        raise UserError(f'{name} needs a checkpoint: mmmeta.load(CONFIG, CHECKPOINT)')
+    return build_predictor(name, checkpoint, device, cfg_options)
 
 
 def build_predictor(

@@ -12,9 +12,9 @@ from mmmeta.models.families import FAMILIES
 from mmmeta.models.metaformer import MetaFormer
 from mmmeta.weights.loading import Checkpoint, load_classifier
 from mmmeta.weights.locate import SCHEME, locate
+from mmmeta.weights.names import find_classifier, list_models, nearest
 from mmmeta.weights.reading import read_state_dict
 from mmmeta.weights.state import parse
-from mmmeta.weights.zoo import find, list_models, nearest
 
 __all__ = ['create_model', 'list_models']
 
@@ -54,7 +54,7 @@ def create_model(
     """
     arch, _, tag = name.partition('.')
     family, size = _find_arch(arch)
-    published = find(name) if tag or pretrained else None
+    published = find_classifier(name) if tag or pretrained else None
     if checkpoint is None and published is not None:
         checkpoint = SCHEME + published.name
     default = published.num_classes if published else 1000

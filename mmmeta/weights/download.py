@@ -27,9 +27,11 @@ from pathlib import Path
 from filelock import FileLock
 from tqdm import tqdm
 
+from mmmeta.errors import one_line
 from mmmeta.version import __version__
 from mmmeta.weights.errors import CheckpointError
-from mmmeta.weights.zoo import Source, find
+from mmmeta.weights.names import find
+from mmmeta.weights.source import Source
 
 CHUNK = 1 << 18
 TIMEOUT = 30  # seconds without receiving a byte
@@ -57,21 +59,12 @@ def fetch_published(name: str) -> Path:
     """Return the file of a published checkpoint, downloading it if necessary.
 
     Args:
-        name: `arch.tag`, or `arch` for its first tag.
+        name: As for `mmmeta.weights.names.find`.
 
     Raises:
         CheckpointError: An unknown name, or as for `fetch`.
     """
-    row = find(name)
-    if not row.manual:
-        return fetch([source for source in row.sources if not source.manual])
-    path = cache_dir() / row.file
-    if not path.is_file():
-        raise CheckpointError(
-            f'{row.name} can only be downloaded in a browser: get it from '
-            f'{row.sources[0].url} and save it as {path}'
-        )
-    return path
+    return fetch(find(name).sources)
 
 
 def fetch(sources: Sequence[Source], quiet: bool | None = None) -> Path:
@@ -106,8 +99,8 @@ def fetch(sources: Sequence[Source], quiet: bool | None = None) -> Path:
             problems.append(f'{source.url}: {error}')
     path = folder / sources[0].file
     raise CheckpointError(
-        f'no URL of {path.name} works ({"; ".join(problems)}). Without a network, '
-        f'download {sources[0].url} elsewhere and save it as {path}'
+        f'no URL of {path.name} works ({"; ".join(problems)}). Get '
+        f'{sources[0].url} in a browser or elsewhere and save it as {path}'
     )
 
 
@@ -157,7 +150,7 @@ def _download(source: Source, path: Path, quiet: bool | None) -> None:
     part = path.with_name(path.name + '.part')
     for attempt in range(ATTEMPTS):
         try:
-            _transfer(source, part, quiet)
+            (_from_drive if source.drive_id else _transfer)(source, part, quiet)
             break
         except _TransferError:
             if attempt == ATTEMPTS - 1:
@@ -204,6 +197,33 @@ def _transfer(source: Source, part: Path, quiet: bool | None) -> None:
     size = part.stat().st_size
     if total is not None and size != total:
         raise _TransferError(f'it ended after {size} of {total} bytes')
+
+
+def _from_drive(source: Source, part: Path, quiet: bool | None) -> None:
+    """Download from Google Drive to `part`, going on from what is there.
+
+    gdown confirms what Drive asks before large files.
+    """
+    import gdown
+    import requests
+    from gdown.exceptions import DownloadError, FileURLRetrievalError
+
+    try:
+        gdown.download(
+            id=source.drive_id,
+            output=str(part),
+            quiet=not sys.stderr.isatty() if quiet is None else quiet,
+            use_cookies=False,
+            resume=True,
+            timeout=TIMEOUT,
+        )
+    except FileURLRetrievalError:
+        raise _TransferError(
+            'Google Drive gives a page instead of the file: too many people got it '
+            'today, or it is not public any more'
+        ) from None
+    except (DownloadError, requests.RequestException) as error:
+        raise _TransferError(one_line(error)) from None
 
 
 def _save(

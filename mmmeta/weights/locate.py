@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-SCHEME = 'mmmeta://'
+from mmmeta.weights.names import SCHEME
+
 WEB = ('http://', 'https://')
 
 
@@ -39,7 +40,7 @@ def locate(name: str | bytes | os.PathLike) -> Path:
 
     Args:
         name: A path, an http(s) URL, or mmmeta://NAME with NAME from
-            `mmmeta list --pretrained`.
+            `mmmeta list`.
 
     Raises:
         CheckpointError: An unknown name or scheme, or the download failed.
@@ -52,7 +53,8 @@ def locate(name: str | bytes | os.PathLike) -> Path:
 
         return fetch_published(text.removeprefix(SCHEME))
     if text.startswith(WEB):
-        from mmmeta.weights.download import Source, fetch
+        from mmmeta.weights.download import fetch
+        from mmmeta.weights.source import Source
 
         return fetch([Source(text)])
     if '://' in text:

@@ -7,6 +7,7 @@ this module puts `mmmeta.weights.reading` in the place of all of them, for this 
 
 import io
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,12 +18,12 @@ from mmengine.logging import HistoryBuffer
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
-from torch import Tensor
 
 from mmmeta.errors import MissingLibraryError
 from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.layouts import MMMETA
-from mmmeta.weights.locate import SCHEME, WEB, locate, shown
+from mmmeta.weights.locate import WEB, locate, shown
+from mmmeta.weights.names import SCHEME, find, nearest
 from mmmeta.weights.reading import (
     ANNEALINGS,
     PLAIN,
@@ -31,12 +32,18 @@ from mmmeta.weights.reading import (
     check_entries,
     log_names,
     read_file,
-    read_state_dict,
     read_stream,
+    unwrap,
 )
 from mmmeta.weights.state import parse, to_layout
+from mmmeta.weights.trained import Trained
 from mmmeta.weights.unpickle import STATES, RefusedError
-from mmmeta.weights.zoo import nearest
+
+# Where the classes of the data sets of `Trained.data` have their names.
+DATA_SETS = {
+    'COCO': ('mmdet', 'CocoDataset'),
+    'ADE20K': ('mmseg', 'ADE20KDataset'),
+}
 
 
 def _method(owner: Any, name: Any) -> Any:
@@ -63,11 +70,14 @@ RESUMED = {
 
 def load_from_mmmeta(
     filename: str, map_location: MapLocation = None
-) -> dict[str, dict[str, Tensor]]:
-    """Return a published checkpoint under the names of mmmeta's own classifier.
+) -> dict[str, dict[str, Any]]:
+    """Return a published checkpoint under mmmeta's own names.
 
     Its backbone is under `backbone.`, so that it suits a whole model as well as a
-    backbone. Read without running code, as everywhere in mmmeta.
+    backbone. From the rest of a detector's or segmentor's file only the names and
+    colors of the classes are kept, as `meta['dataset_meta']`; if it has none, they are
+    those of the data set that it was trained on. Read without running code, as
+    everywhere in mmmeta.
 
     Args:
         filename: mmmeta://NAME.
@@ -76,8 +86,28 @@ def load_from_mmmeta(
     Raises:
         CheckpointError: An unknown name, no network, or a bad file.
     """
-    state = read_state_dict(locate(filename), map_location=map_location or 'cpu')
-    return {'state_dict': to_layout(parse(state), MMMETA.name)}
+    content = read_file(locate(filename), map_location or 'cpu')
+    state = to_layout(parse(unwrap(content, filename)), MMMETA.name)
+    row = find(filename)
+    if not isinstance(row, Trained):
+        return {'state_dict': state}
+    meta = content.get('meta') or {}
+    known = {key.lower(): value for key, value in meta.items()}
+    if isinstance(known.get('dataset_meta'), dict):
+        known |= known['dataset_meta']
+    if not known.get('classes'):
+        known = _metainfo_of(row.data)
+    names = {key: known[key] for key in ('classes', 'palette') if known.get(key)}
+    return {'state_dict': state, 'meta': {'dataset_meta': names} if names else {}}
+
+
+def _metainfo_of(data: str) -> dict[str, Any]:
+    """Return names and colors of a data set's classes, {} without its library."""
+    library, kind = DATA_SETS[data]
+    try:
+        return getattr(import_module(f'{library}.datasets'), kind).METAINFO
+    except ImportError:
+        return {}
 
 
 def load_from_local(filename: str, map_location: MapLocation = None) -> Any:

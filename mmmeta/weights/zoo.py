@@ -8,38 +8,11 @@ timm's configurations and UniFormer's `datasets.py`. Importing this needs only t
 standard library.
 """
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
-from mmmeta.archs.families import ARCHS, SIZES_12_TO_48
-from mmmeta.weights.errors import CheckpointError
-
-
-@dataclass(frozen=True)
-class Source:
-    """One URL of a checkpoint.
-
-    Attributes:
-        url: The URL.
-        sha256: Its SHA-256 in hex, or the first digits; None if unknown.
-        size: Its size in bytes; None if unknown.
-        manual: Whether it can only be downloaded manually in a browser.
-    """
-
-    url: str
-    sha256: str | None = None
-    size: int | None = None
-    manual: bool = False
-
-    @property
-    def file(self) -> str:
-        """The file's name in the cache; on a model hub many have the same name."""
-        parts = self.url.split('?')[0].rstrip('/').split('/')
-        if 'resolve' in parts and parts[-1] == 'model.safetensors':
-            return f'{parts[parts.index("resolve") - 1]}.safetensors'
-        return parts[-1]
+from mmmeta.archs.families import SIZES_12_TO_48
+from mmmeta.weights.source import Source, drive, hugging_face
 
 
 @dataclass(frozen=True)
@@ -90,15 +63,18 @@ class Published:
         return self.arch.split('_')[0]
 
     @property
-    def manual(self) -> bool:
-        """Whether all URLs need a manual download in a browser."""
-        return all(source.manual for source in self.sources)
+    def task(self) -> str:
+        return 'classification'
+
+    @property
+    def config(self) -> str:
+        """Its recipe, relative to configs/."""
+        ending = '' if self.input_size == 224 else f'_{self.input_size}'
+        return f'classification/{self.arch}{ending}.py'
 
 
 def _timm(arch: str, tag: str) -> Source:
-    return Source(
-        f'https://huggingface.co/timm/{arch}.{tag}/resolve/main/model.safetensors'
-    )
+    return hugging_face(f'timm/{arch}.{tag}', 'model.safetensors')
 
 
 # size: params (M), MACs (G), top-1, crop, first digits of MMPretrain's SHA-256
@@ -140,10 +116,13 @@ def _poolformer() -> Iterator[Published]:
         )
 
 
+SAIL_OWNERS = ('sail', 'whyu')  # the second is the older copy
+
+
 def _sail(arch: str, file: str, *more: Source) -> tuple[Source, ...]:
     family = arch.split('_')[0]
-    hosts = [f'https://huggingface.co/{owner}/dl' for owner in ('sail', 'whyu')]
-    return (*(Source(f'{host}/resolve/main/{family}/{file}') for host in hosts), *more)
+    copies = (hugging_face(f'{owner}/dl', f'{family}/{file}') for owner in SAIL_OWNERS)
+    return (*copies, *more)
 
 
 # For each of SIZES_12_TO_48; params (M) are the same for all three.
@@ -215,16 +194,15 @@ def _common() -> Iterator[Published]:
             )
 
 
-# size: params (M), FLOPs (G), top-1, URL
-_SENSEX = 'https://huggingface.co/Sense-X/uniformer_image/resolve/main/'
-_DRIVE = 'https://drive.google.com/file/d/{}/view'
+# size: params (M), FLOPs (G), top-1, id on Google Drive
 UNIFORMER = {
-    'small': (22, 3.6, 82.9, None),
+    'small': (22, 3.6, 82.9, '1-uepH3Q3BhTmWU6HK-sGAGQC_MpfIiPD'),
     'small_plus': (24, 4.2, 83.4, None),
     'small_plus_dim64': (24, 4.2, 83.4, '178ipRvMBKeAP_Fzy6fEr2HQkIQWdgEY6'),
-    'base': (50, 8.3, 83.8, None),
+    'base': (50, 8.3, 83.8, '1-wT39QazTGELxgrQIu6J12D3qcla3hui'),
     'base_ls': (50, 8.3, 83.9, '10FnwzMVgGL8bPO3EMZ7oG4vDvqnPoBK5'),
 }
+ON_HUGGING_FACE = ('small', 'small_plus', 'base')
 _SMALL_COPY = Source(
     'https://huggingface.co/Andy1621/uniformer/resolve/main/uniformer_small_in1k.pth',
     'fd192c31f8bd77670de8f171111bd51f56fd87e6aea45043ab2edc181e1fa775',
@@ -233,12 +211,12 @@ _SMALL_COPY = Source(
 
 
 def _uniformer() -> Iterator[Published]:
-    for size, (params, macs, top1, drive) in UNIFORMER.items():
+    for size, (params, macs, top1, drive_id) in UNIFORMER.items():
         file = f'uniformer_{size}_in1k.pth'
-        if drive:
-            sources = [Source(_DRIVE.format(drive), manual=True)]
-        else:
-            sources = [Source(_SENSEX + file), *[_SMALL_COPY] * (size == 'small')]
+        sources = [drive(drive_id, file)] if drive_id else []
+        if size in ON_HUGGING_FACE:
+            copies = [_SMALL_COPY] if size == 'small' else []
+            sources = [hugging_face('Sense-X/uniformer_image', file), *copies, *sources]
         yield Published(
             f'uniformer_{size}',
             'sensex_in1k',
@@ -258,38 +236,3 @@ def _uniformer() -> Iterator[Published]:
 ZOO: dict[str, Published] = {
     row.name: row for row in (*_poolformer(), *_basic(), *_common(), *_uniformer())
 }
-
-
-def list_models(pattern: str = '*', pretrained: bool = False) -> list[str]:
-    """Return the names that `create_model` accepts, sorted.
-
-    Args:
-        pattern: Shell-style wildcards, such as '*former_s12'. Default: all.
-        pretrained: List the published checkpoints, `arch.tag`. Default: False.
-    """
-    return sorted(n for n in (ZOO if pretrained else ARCHS) if fnmatchcase(n, pattern))
-
-
-def find(name: str) -> Published:
-    """Return the row of a name: `arch.tag`, or `arch` for its first tag.
-
-    Raises:
-        CheckpointError: There is no such row; the message lists the nearest names.
-    """
-    rows = [row for row in ZOO.values() if name in (row.name, row.arch)]
-    if rows:
-        return rows[0]
-    arch = name.split('.')[0]
-    choices = [n for n, row in ZOO.items() if row.arch == arch] or nearest(
-        name, [*ZOO, *ARCHS]
-    )
-    raise CheckpointError(
-        f'no published checkpoint is called {name!r}'
-        + (f'; nearest: {", ".join(choices)}' if choices else '')
-        + '. `mmmeta list --pretrained` lists all'
-    )
-
-
-def nearest(name: str, names: list[str]) -> list[str]:
-    """Return the names most similar to `name`, at most five."""
-    return difflib.get_close_matches(name, names, 5, 0.5)

@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo
 import mmmeta
 from mmmeta.cli import main
 from mmmeta.datasets import CLASSES, make_shapes
-from mmmeta.weights.zoo import find
+from mmmeta.weights.names import find
 
 ARCH = 'poolformer_s12'  # crop 0.9, bicubic
 

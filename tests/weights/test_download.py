@@ -18,7 +18,7 @@ from mmmeta.weights import download
 from mmmeta.weights.download import cache_dir, fetch, fetch_published
 from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.locate import locate
-from mmmeta.weights.zoo import Source
+from mmmeta.weights.source import Source
 
 CONTENT = random.Random(0).randbytes(600_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -235,7 +235,7 @@ def test_a_record_that_was_not_finished_is_written_again(server, cache):
 def test_two_processes_at_once_download_once(server, cache):
     code = (
         'import sys; from mmmeta.weights.download import fetch; '
-        'from mmmeta.weights.zoo import Source; '
+        'from mmmeta.weights.source import Source; '
         'print(fetch([Source(sys.argv[1])], quiet=True))'
     )
     command = [sys.executable, '-c', code, server.url('slow')]
@@ -255,7 +255,7 @@ def test_full_disk(server, cache):
     """A file size limit simulates a full disk."""
     code = (
         'import sys; from mmmeta.weights.download import fetch; '
-        'from mmmeta.weights.zoo import Source; fetch([Source(sys.argv[1])])'
+        'from mmmeta.weights.source import Source; fetch([Source(sys.argv[1])])'
     )
     run = subprocess.run(
         [sys.executable, '-c', code, server.url('plain')],

@@ -16,7 +16,8 @@ from mmmeta.archs.families import ARCHS
 from mmmeta.models import FAMILIES, PoolFormer
 from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.layouts import LAYOUT_NAMES
-from mmmeta.weights.zoo import ZOO, find, list_models
+from mmmeta.weights.names import find, list_models
+from mmmeta.weights.zoo import ZOO
 
 HOSTS = {
     'github.com',
@@ -61,10 +62,9 @@ def test_rows_are_complete():
             url = urlparse(source.url)
             assert url.scheme == 'https'
             assert url.hostname in HOSTS
-            assert source.manual or source.file.endswith(
-                ('.pth', '.pth.tar', '.safetensors')
-            )
-    assert [name for name, row in ZOO.items() if row.manual] == [
+            assert source.file.endswith(('.pth', '.pth.tar', '.safetensors'))
+    drive = [name for name, row in ZOO.items() if row.sources[0].drive_id]
+    assert drive == [
         'uniformer_small_plus_dim64.sensex_in1k',
         'uniformer_base_ls.sensex_in1k',
     ]
@@ -74,8 +74,7 @@ def test_no_two_checkpoints_share_a_file():
     owner: dict[str, str] = {}
     for name, row in ZOO.items():
         for source in row.sources:
-            if not source.manual:
-                assert owner.setdefault(source.file, name) == name
+            assert owner.setdefault(source.file, name) == name
 
 
 @pytest.mark.parametrize(

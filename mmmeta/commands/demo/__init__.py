@@ -1,4 +1,4 @@
-"""`mmmeta demo [CONFIG CHECKPOINT]`: a web page.
+"""`mmmeta demo [MODEL]`: a web page.
 
 `found` looks for trained models, `engine` runs one, `drawing` shows its predictions,
 `page` is the page, and `server` serves it.
@@ -6,11 +6,19 @@
 
 import argparse
 
+from mmmeta.commands.arguments import MODEL, split_model
+from mmmeta.errors import UserError
+
+USAGE = f'mmmeta demo [{MODEL}]'
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('config', nargs='?', help='a config to offer on the page')
     parser.add_argument(
-        'checkpoint', nargs='?', help='its checkpoint: a file, or mmmeta://NAME'
+        'words',
+        nargs='*',
+        metavar=MODEL,
+        help='a model to offer on the page: a published one (`mmmeta list --task '
+        'detection`), or a config and its checkpoint (a file, or mmmeta://NAME)',
     )
     parser.add_argument(
         '--port', type=int, help='port (default: the first free port from 7860)'
@@ -29,11 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mmmeta.commands.demo.found import make_model
     from mmmeta.commands.demo.server import serve
-    from mmmeta.errors import UserError
 
-    if args.config and not args.checkpoint:
-        raise UserError(
-            f'{args.config} needs a checkpoint: mmmeta demo CONFIG CHECKPOINT'
-        )
-    given = [make_model(args.config, args.checkpoint)] if args.config else []
+    given = []
+    if args.words:
+        config, checkpoint, rest = split_model(args.words, USAGE)
+        if rest:
+            raise UserError(f'unexpected {rest[0]!r}; expected {USAGE}')
+        given = [make_model(config, checkpoint)]
     return serve(given, args.host, args.port, args.device, not args.no_browser)

@@ -79,13 +79,15 @@ def weights() -> dict:
     """Check the cache, and hash files that have a known SHA-256."""
     from mmmeta.weights.download import cache_dir, check
     from mmmeta.weights.errors import CheckpointError
-    from mmmeta.weights.zoo import ZOO
+    from mmmeta.weights.names import published
 
     folder = cache_dir()
     files = [file for file in folder.glob('*') if file.is_file()]
     files = [file for file in files if not file.name.endswith(BOOKKEEPING)]
     unfinished = [file for file in files if file.name.endswith(UNFINISHED)]
-    known = {source.file: source for row in ZOO.values() for source in row.sources}
+    known = {
+        source.file: source for row in published().values() for source in row.sources
+    }
     damaged = {}
     for file in files:
         if file not in unfinished and _cut_off(file):

@@ -13,14 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from mmmeta.archs.families import ARCHS
+from mmmeta.commands.arguments import is_config
 from mmmeta.commands.explain.maps import Crop, Subject, View
 from mmmeta.errors import UserError, one_line
 from mmmeta.hosts.classes import num_outputs
 from mmmeta.hosts.predictor import Predictor, build_predictor, hush
 from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.locate import locate
+from mmmeta.weights.names import SCHEME, find_classifier, nearest
 from mmmeta.weights.reading import read_state_dict
-from mmmeta.weights.zoo import ZOO, find, nearest
+from mmmeta.weights.trained import TRAINED
+from mmmeta.weights.zoo import ZOO
 
 if TYPE_CHECKING:
     from mmdet.models import BaseDetector
@@ -53,7 +56,7 @@ def load_subject(
     """
     name, _, checkpoint = spec.partition('=')
     with hush():
-        if name.endswith('.py') or '::' in name:
+        if is_config(name) or name in TRAINED:
             return _load_config(name, checkpoint, device, layer)
         build = _build_timm if name.startswith(TIMM) else _build_own
         try:
@@ -82,10 +85,11 @@ def _build_own(name: str, checkpoint: str, random: bool) -> tuple[nn.Module, Cro
 
     if name not in ARCHS and name not in ZOO:
         raise UserError(
-            f'unknown model {name!r}{_hint(name, [*ARCHS, *ZOO])}. Expected a name '
-            'from `mmmeta list`, timm:NAME or CONFIG.py=CHECKPOINT'
+            f'unknown model {name!r}{_hint(name, [*ARCHS, *ZOO, *TRAINED])}. Expected '
+            'a name from `mmmeta list`, with or without --task, timm:NAME or '
+            'CONFIG.py=CHECKPOINT'
         )
-    row = find(name)
+    row = find_classifier(name)
     if checkpoint:
         model = create_with_head(row.arch, checkpoint)
     elif random:
@@ -153,7 +157,9 @@ def _hint(name: str, names: list[str]) -> str:
 
 def _load_config(name: str, checkpoint: str, device: str, layer: str | None) -> Subject:
     if not checkpoint:
-        raise UserError(f'{name} needs its checkpoint: {name}=CHECKPOINT')
+        if is_config(name):
+            raise UserError(f'{name} needs its checkpoint: {name}=CHECKPOINT')
+        checkpoint = SCHEME + name
     predictor = build_predictor(name, checkpoint, device)
     model = predictor.inferencer.model
     dense = predictor.task != 'classification'

@@ -14,6 +14,7 @@ from mmmeta.errors import UserError
 from mmmeta.hosts.config import building, load_config
 from mmmeta.hosts.predictor import hush
 from mmmeta.models.layers import ChannelLayerNorm, MapLayerNorm
+from mmmeta.weights.trained import TRAINED
 
 if TYPE_CHECKING:
     from mmdet.models import BaseRoIExtractor, TwoStageDetector
@@ -109,13 +110,13 @@ def load(target: str) -> tuple[nn.Module, tuple[int, int]]:
         UserError: The config cannot be read, has no model or one that cannot be built;
             or the name is unknown (the message lists the nearest).
     """
-    if target.endswith('.py') or '::' in target:
+    if target.endswith('.py') or '::' in target or target in TRAINED:
         return _load_config(target)
     from mmmeta.models.build import create_model
-    from mmmeta.weights.zoo import find
+    from mmmeta.weights.names import find_classifier
 
     arch, _, tag = target.partition('.')
-    row = find(target) if tag else None
+    row = find_classifier(target) if tag else None
     with hush(), torch.device('meta'):
         model = create_model(arch, num_classes=row.num_classes if row else None)
     side = row.input_size if row else 224

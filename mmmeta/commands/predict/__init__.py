@@ -1,4 +1,4 @@
-"""`mmmeta predict CONFIG CHECKPOINT INPUT...`: pictures and files of results.
+"""`mmmeta predict MODEL INPUT...`: pictures and files of results.
 
 `inputs` lists the images, `writers` and `detections` write the predictions.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmmeta.commands.arguments import positive
+from mmmeta.commands.arguments import MODEL, positive, split_model
 from mmmeta.commands.failures import Failures
 from mmmeta.commands.files import (
     DiskError,
@@ -27,11 +27,17 @@ if TYPE_CHECKING:
     from mmmeta.hosts.predictor import Predictor
 
 
+USAGE = f'mmmeta predict {MODEL} INPUT...'
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('config', help='config file, or LIBRARY::PATH')
-    parser.add_argument('checkpoint', help='a file, a URL or mmmeta://NAME')
     parser.add_argument(
-        'inputs', metavar='INPUT', nargs='+', help='images, folders or patterns'
+        'words',
+        nargs='+',
+        metavar=(MODEL, 'INPUT'),
+        help='a published model (`mmmeta list --task detection`), or a config (a file, '
+        'or LIBRARY::PATH) and its checkpoint (a file, a URL or mmmeta://NAME); then '
+        'images, folders or patterns',
     )
     parser.add_argument(
         '--out-dir',
@@ -79,17 +85,18 @@ def run(args: argparse.Namespace) -> int:
     from mmmeta.commands.predict.writers import WRITERS
     from mmmeta.hosts.predictor import build_predictor
 
-    paths = list_images(args.inputs, args.out_dir)
+    config, checkpoint, inputs = split_model(args.words, USAGE)
+    if not inputs:
+        raise UserError(f'no input: {USAGE}')
+    paths = list_images(inputs, args.out_dir)
     make_folder(args.out_dir, '--out-dir')
     names = relative_names(paths)
     stems = output_stems(names, ignores_case(args.out_dir))
     check_overwriting(paths, stems, args.out_dir)
-    predictor = build_predictor(
-        args.config, args.checkpoint, args.device, args.cfg_options
-    )
+    predictor = build_predictor(config, checkpoint, args.device, args.cfg_options)
     options = {} if args.ann_file is None else {'ann_file': args.ann_file}
     if options and predictor.task != 'detection':
-        raise UserError(f'--ann-file is for detectors, {args.config} is of none')
+        raise UserError(f'--ann-file is for detectors, {config} is of none')
     if not args.no_vis:
         make_folder(args.out_dir / 'vis')
     writer = WRITERS[predictor.task](args.out_dir, predictor, paths, names, **options)

@@ -1,6 +1,7 @@
-"""`mmmeta validate NAME DATA_DIR`: accuracy on a folder of class folders.
+"""`mmmeta validate NAME DATA_DIR`: a published model on a user's data.
 
-`accuracy` computes it.
+`accuracy` measures classifiers on class folders, `dense` detectors on COCO and
+segmentors on ADE20K.
 """
 
 import argparse
@@ -13,16 +14,25 @@ from typing import Any
 from mmmeta.commands.arguments import positive
 from mmmeta.commands.failures import Failures
 from mmmeta.errors import UserError
-from mmmeta.weights.zoo import Published, find
+from mmmeta.hosts.options import ConfigOptions
+from mmmeta.weights.names import find
+from mmmeta.weights.trained import Trained
+from mmmeta.weights.zoo import Published
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'name',
-        help='such as caformer_s18 or caformer_s18.sail_in1k; selects the model, its '
-        'published weights and its preprocessing',
+        help='such as caformer_s18.sail_in1k or mask_rcnn_poolformer_s12; selects the '
+        'model, its published weights and its preprocessing',
     )
-    parser.add_argument('data_dir', type=Path, help='contains a folder per class')
+    parser.add_argument(
+        'data_dir',
+        type=Path,
+        nargs='?',
+        help='for a classifier a folder with a folder per class; for others COCO or '
+        'ADE20K, as in README.md (default: data/coco or data/ade/ADEChallengeData2016)',
+    )
     parser.add_argument(
         '--checkpoint',
         metavar='PATH',
@@ -55,15 +65,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='use N images, evenly spread over the classes',
     )
+    parser.add_argument(
+        '--tolerance',
+        type=float,
+        default=0.3,
+        metavar='POINTS',
+        help='exit with 1 if a detector or segmentor differs by more from its '
+        'published result (default: 0.3)',
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test a segmentor at several scales and flips',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        metavar='KEY=VALUE',
+        help="settings that override those of a detector's or segmentor's config",
+    )
     parser.add_argument('--json', action='store_true', help='print a JSON object')
 
 
 def run(args: argparse.Namespace) -> int:
-    row = find(args.name.removeprefix('mmmeta://'))
-    if not args.data_dir.is_dir():
-        raise UserError(
-            f'no folder {args.data_dir}; expected one with a folder per class'
-        )
+    row = find(args.name)
+    kind = 'COCO or ADE20K' if isinstance(row, Trained) else 'a folder per class'
+    if args.data_dir and not args.data_dir.is_dir():
+        raise UserError(f'no folder {args.data_dir}; expected one with {kind}')
+    if isinstance(row, Trained):
+        from mmmeta.commands.validate.dense import validate
+
+        return validate(row, args)
+    if not args.data_dir:
+        raise UserError(f'{row.name} needs DATA_DIR, a folder with {kind}')
 
     from mmmeta.commands.validate.accuracy import (
         ClassFolders,
