@@ -120,7 +120,8 @@ def test_wheel_metadata(wheel, root):
     required = [line for line in lines if line.startswith('Requires-Dist')]
     always = [line.split()[1] for line in required if 'extra ==' not in line]
     assert [name.split('>')[0] for name in always] == [
-        *('torch', 'torchvision', 'timm', 'safetensors', 'numpy', 'tqdm', 'filelock')
+        *('torch', 'torchvision', 'timm', 'safetensors', 'numpy', 'tqdm', 'filelock'),
+        'gdown',
     ]
 
 

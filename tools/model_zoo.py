@@ -36,10 +36,10 @@ TITLES = {
 }
 NOTES = {
     'segmentation': (
-        'The weights of Semantic FPN were trained by MMSegmentation, which reports '
-        '37.07, 40.36, 41.81,\n42.35 and 42.76 mIoU for them. The results of '
-        'ConvFormer and CAFormer are second-hand:\nMambaOut (2405.07992, table 3) '
-        'lists them.\n\n'
+        'MMSegmentation trained Semantic FPN with PoolFormer again: its weights, with '
+        '37.07, 40.36, 41.81,\n42.35 and 42.76 mIoU as it reports, are named '
+        '`semantic_fpn_poolformer_s12_mmseg` and so on. The\nresults of ConvFormer and '
+        'CAFormer are second-hand: MambaOut (2405.07992, table 3) lists them.\n\n'
     ),
 }
 METHODS = {
@@ -56,8 +56,10 @@ INTRODUCTION = """# Model zoo
 Every config with its published result and size. The results are those that the source
 in the "published by" column reports for its own training; this project measured none of
 them, and cells without a published figure are empty. The weights in the last column are
-whole models: the backbones of all detectors and segmentors start from the ImageNet
-weights of the third table, set by `init_cfg` in their config.
+whole models, which `mmmeta predict NAME photo.jpg`, `mmmeta.load('NAME')` and
+`mmmeta://NAME` use by the name of their config ([trained models](trained_models.md)).
+For training, all detectors and segmentors start from the ImageNet backbone weights
+of the third table, set by `init_cfg` in their config.
 """
 
 

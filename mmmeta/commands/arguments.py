@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from mmmeta.errors import UserError
 from mmmeta.weights.names import SCHEME, find
 
-# For `add_argument`: what `split_model` takes apart.
-MODEL = 'NAME | CONFIG CHECKPOINT'
+# What `split_model` takes apart, for usage messages.
+MODEL = '(NAME | CONFIG CHECKPOINT)'
 
 
 def split_model(words: Sequence[str], usage: str) -> tuple[str, str, list[str]]:

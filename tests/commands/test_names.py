@@ -93,7 +93,7 @@ def test_the_annotator_of_controlnet(here, root):
         ),
         (
             f'predict {DETECTOR}',
-            'no input: mmmeta predict NAME | CONFIG CHECKPOINT INPUT',
+            'no input: mmmeta predict (NAME | CONFIG CHECKPOINT) INPUT',
         ),
         ('predict x.py', 'x.py needs a checkpoint: mmmeta predict'),
         ('demo x.py', 'x.py needs a checkpoint: mmmeta demo'),

@@ -9,14 +9,15 @@ import argparse
 from mmmeta.commands.arguments import MODEL, split_model
 from mmmeta.errors import UserError
 
-USAGE = f'mmmeta demo [{MODEL}]'
+USAGE = f'mmmeta demo {MODEL}'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = '%(prog)s [options] [NAME | CONFIG CHECKPOINT]'
     parser.add_argument(
         'words',
         nargs='*',
-        metavar=MODEL,
+        metavar='MODEL',
         help='a model to offer on the page: a published one (`mmmeta list --task '
         'detection`), or a config and its checkpoint (a file, or mmmeta://NAME)',
     )

@@ -31,10 +31,11 @@ USAGE = f'mmmeta predict {MODEL} INPUT...'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = f'%(prog)s [options] {MODEL} INPUT...'
     parser.add_argument(
         'words',
         nargs='+',
-        metavar=(MODEL, 'INPUT'),
+        metavar='MODEL INPUT',
         help='a published model (`mmmeta list --task detection`), or a config (a file, '
         'or LIBRARY::PATH) and its checkpoint (a file, a URL or mmmeta://NAME); then '
         'images, folders or patterns',
