@@ -25,7 +25,7 @@ def one_line(error: BaseException, width: int = 300) -> str:
 
     Args:
         error: Any exception.
-        width: Maximum length in characters; the rest is cut off. Default: 300.
+        width: Maximum length in characters; the rest is truncated. Default: 300.
     """
     text = ' '.join(str(error).split())
     short = text if len(text) <= width else f'{text[:width]}...'

@@ -2,7 +2,7 @@
 
 Sources: the model files of sail-sg/poolformer, sail-sg/metaformer and
 Sense-X/UniFormer; timm's `metaformer.py`; MMPretrain's `poolformer.py`;
-transformers' `modeling_poolformer.py`. `patterns.py` says how to read a row.
+transformers' `modeling_poolformer.py`. `patterns.py` explains rows.
 
 mmmeta's own names: `stages.{i}.downsample.*` and `stages.{i}.blocks.{b}.*` with
 pointwise weights (O, I, 1, 1); `norm{i}` for the dense outputs; `norm` for a final

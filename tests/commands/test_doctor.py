@@ -219,7 +219,7 @@ def test_an_import_without_end_is_a_finding(tmp_path, monkeypatch):
     start = time.monotonic()
     probes = libraries.run_probes()
     assert time.monotonic() - start < 30
-    assert probes['timm'] == dict(error='does not end in 3 s')
+    assert probes['timm'] == dict(error='did not finish in 3 s')
     assert probes['numpy'] == dict(version='')
     assert probes['transformers']['missing'] == 'transformers'
 

@@ -220,7 +220,7 @@ def test_one_picture_is_the_same_for_the_same_logs(tmp_path):
     [
         (['nowhere'], 'no folder nowhere; expected the work folder of a training'),
         (['killed'], 'no log in killed: expected lines in killed/TIME/vis_data/'),
-        (['run', '--keys', 'mIoU'], "no key 'mIoU'; there are lr, loss, loss_cls"),
+        (['run', '--keys', 'mIoU'], "no key 'mIoU'; the log has lr, loss, loss_cls"),
         (['run', '--smooth', '0'], '--smooth 0: expected 1 or more logged values'),
         (['run', '--out', 'run'], '--out run is a folder'),
     ],

@@ -90,7 +90,7 @@ def _find_port(host: str, port: int | None) -> int:
     """Return a free port.
 
     Raises:
-        UserError: The port that was asked for is taken, or the address is wrong.
+        UserError: The requested port is taken, or the address is wrong.
     """
     ports = [port] if port is not None else range(PORT, PORT + 100)
     for candidate in ports:

@@ -120,7 +120,7 @@ def _check_allocator(probe: dict[str, Any]) -> Finding:
         text = 'the tools let glibc keep freed memory (MMMETA_MALLOC=0 disables this)'
     else:
         text = (
-            'the tools leave it as it is: a GPU, a setting of your own, no glibc, or '
+            'not changed by the tools: a GPU, your own settings, no glibc, or '
             'MMMETA_MALLOC=0'
         )
     return Finding('allocator', 'ok', text)
