@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser(argv[0] if argv else None)
-    # A name that the terminal cannot show is escaped rather than the end of a run.
+    # Names that the terminal cannot show are escaped instead of ending the run.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='backslashreplace')
     args = parser.parse_args(argv)

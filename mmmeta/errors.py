@@ -34,10 +34,10 @@ def one_line(error: BaseException, width: int = 300) -> str:
 
 
 def printable(text: object) -> str:
-    """Return a text on one line that can be printed and written anywhere.
+    """Return a text as one line that can be printed and written anywhere.
 
-    File names may hold line breaks and bytes that are no UTF-8: what is not printable
-    is escaped.
+    File names may contain line breaks and bytes that are not UTF-8: unprintable
+    characters are escaped.
     """
     return ''.join(c if c.isprintable() else _escape(c) for c in str(text))
 

@@ -12,15 +12,15 @@ def main() -> None:
         '--resume',
         nargs='?',
         const='auto',
-        help='continue from this checkpoint, or from the newest in the work folder; '
-        'where there is none yet, begin as without this option',
+        help='resume from this checkpoint, or from the newest in the work folder; if '
+        'there is none yet, start as without this option',
     )
     parser.add_argument(
         '--allow-missing',
         nargs='+',
         metavar='PART',
-        help='parts of the model, such as neck bbox_head, that the checkpoint of '
-        'load_from may lack: they begin from random weights',
+        help='parts of the model, such as neck bbox_head, that may be missing in the '
+        'checkpoint of load_from: they start from random weights',
     )
     parser.add_argument(
         '--amp', action='store_true', help='mixed precision training (needs a GPU)'

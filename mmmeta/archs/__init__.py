@@ -1,1 +1,1 @@
-"""The members of the family as plain data: one row each, no PyTorch needed."""
+"""The members of the family as plain data: one row each, without PyTorch."""

@@ -129,7 +129,7 @@ def resolve_arch(
         if arch not in table:
             raise InvalidValueError(
                 f'{family} has no arch {arch!r}; choose from {sorted(table)} or '
-                'give a dict with the fields of mmmeta.models.arch.Arch'
+                'pass a dict with the fields of mmmeta.archs.arch.Arch'
             )
         return table[arch]
     if not isinstance(arch, Mapping):

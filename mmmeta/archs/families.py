@@ -1,4 +1,4 @@
-"""The rows of each family: which sizes exist, and what they are made of.
+"""The rows of each family: its sizes and their settings.
 
 Importing this needs neither PyTorch nor MMEngine.
 """
@@ -14,9 +14,9 @@ class Family:
     """The rows of one family.
 
     Attributes:
-        name: The family's name, which is that of its class in `mmmeta.models`.
-        base: Fields of `Arch` that all its rows share.
-        sizes: What each row adds or replaces, by size.
+        name: The family's name, also the name of its class in `mmmeta.models`.
+        base: Fields of `Arch` shared by all its rows.
+        sizes: Additional or overriding fields of each row, by size.
         archs: The rows by size.
     """
 

@@ -1,4 +1,4 @@
-"""What went wrong with some images, while the others went on."""
+"""Failures of single images that do not stop the others."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from mmmeta.errors import one_line, printable
 
 
 class Failures:
-    """Collects errors by image, to be named at the end."""
+    """Collects errors by image, to list them at the end."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -23,7 +23,7 @@ class Failures:
         return len(self._images)
 
     def add(self, path: Path | str, error: BaseException, step: str = '') -> None:
-        """Note that an image failed; `step` says in what, where it is not the first."""
+        """Record that an image failed, with the `step` if it is not the first."""
         if os.environ.get('MMMETA_DEBUG') == '1':
             traceback.print_exception(error)
         self._images.add(str(path))
@@ -36,12 +36,12 @@ class Failures:
         step: str = '',
         ends: tuple[type[Exception], ...] = (),
     ) -> Iterator[None]:
-        """Let an error inside cost this image alone, whatever it is.
+        """Record any error inside as a failure of this image only.
 
         Args:
             path: The image.
-            step: In what it failed, where that is not the first step.
-            ends: Errors that all images would meet, raised beside those of the disk.
+            step: The step that failed, if not the first.
+            ends: Errors that would affect all images; raised like those of the disk.
 
         Raises:
             DiskError: The disk is full.
@@ -49,17 +49,17 @@ class Failures:
         try:
             with disk_errors():
                 yield
-        except Exception as error:  # of the user's pipeline, model or image
+        except Exception as error:  # from the user's pipeline, model or image
             if isinstance(error, (DiskError, *ends)):
                 raise
             self.add(path, error, step)
 
     def report(self, total: int, remark: str = '') -> int:
-        """Name the images that failed, a line each; return the exit status.
+        """List the images that failed, one per line; return the exit status.
 
         Args:
-            total: How many images there were.
-            remark: Said at the end of the last line. Default: nothing.
+            total: Number of images.
+            remark: Text at the end of the last line. Default: nothing.
         """
         for line in self._lines:
             print(printable(line), file=sys.stderr)

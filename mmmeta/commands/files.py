@@ -1,4 +1,4 @@
-"""Files of results: there whole or not at all, or growing by whole lines."""
+"""Result files that are written completely or not at all, or line by line."""
 
 import csv
 import errno
@@ -12,19 +12,19 @@ from typing import Any, BinaryIO
 
 from mmmeta.errors import UserError
 
-# What every further file would fail with too.
+# Errors that all further files would also cause.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-NAME_MAX = 255  # bytes of a file's name, on all common file systems
+NAME_MAX = 255  # bytes in a file name on all common file systems
 _NUMBERS = count()
 
 
 class DiskError(UserError):
-    """Nothing more can be written where the results go."""
+    """Nothing more can be written to the output folder."""
 
 
 @contextmanager
 def disk_errors() -> Iterator[None]:
-    """Tell an error of the disk from one of a single file.
+    """Distinguish an error of the disk from one of a single file.
 
     Raises:
         DiskError: For an error of the disk.
@@ -40,14 +40,14 @@ def disk_errors() -> Iterator[None]:
 
 
 def make_folder(path: Path, option: str = '') -> None:
-    """Make a folder to write to.
+    """Create a folder to write to.
 
     Args:
         path: The folder.
-        option: Where the user named it, for the error. Default: nowhere.
+        option: The option that named it, for the error. Default: none.
 
     Raises:
-        UserError: It cannot be made or written to.
+        UserError: It cannot be created or written to.
     """
     what = f'{option} {path}'.lstrip()
     try:
@@ -59,27 +59,27 @@ def make_folder(path: Path, option: str = '') -> None:
 
 
 def check_files(paths: Iterable[Path]) -> None:
-    """Look for folders where files are to be written.
+    """Check that no output file is an existing folder.
 
     Raises:
         UserError: There is one.
     """
     for path in paths:
         if path.is_dir():
-            raise UserError(f'{path} is a folder; a file is to be written there')
+            raise UserError(f'{path} is a folder; expected a file or nothing there')
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to write, which takes its place once all of it is written.
+    """Open a file for writing that replaces `path` once it is complete.
 
-    Folders in between are made.
+    Missing folders are created.
 
     Raises:
-        OSError: It cannot be written; `filename` says which.
+        OSError: It cannot be written; `filename` is its name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not longer for a long name, which may be as long as one can be.
+    # Not derived from the name, which may already have the maximum length.
     part = path.with_name(f'.mmmeta-{os.getpid()}-{next(_NUMBERS)}.part')
     try:
         with part.open('wb') as file:
@@ -94,16 +94,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all; see `replacing`."""
+    """Write a file completely or not at all; see `replacing`."""
     with replacing(path) as file:
         file.write(data)
 
 
 class Lines:
-    """A file that grows by whole lines, each on the disk's way once it is written.
+    """A file that grows by complete lines, each written immediately.
 
     Args:
-        path: The file; what it had is gone.
+        path: The file; previous content is deleted.
 
     Raises:
         UserError: It cannot be opened.
@@ -113,7 +113,7 @@ class Lines:
         self.path = path
         self._end = 0
         try:
-            # Unbuffered: what a full disk did not take is not tried again at the end.
+            # Unbuffered: lines that did not fit on a full disk are not retried at exit.
             self._file = path.open('wb', buffering=0)
         except OSError as error:
             raise UserError(f'{path}: {error.strerror}') from error
@@ -124,7 +124,7 @@ class Lines:
         Raises:
             DiskError: They cannot be written.
         """
-        # Names of files get back the bytes that they have.
+        # File names get their original bytes.
         data = text.encode('utf-8', 'surrogateescape')
         done = 0
         try:
@@ -152,14 +152,14 @@ def csv_rows(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def unique_name(name: str, taken: set[str], room: int, ignore_case: bool) -> str:
-    """Return a name of a file, without its ending, that no other has.
+    """Return a unique file name without its extension.
 
     Args:
-        name: The one wished for, perhaps with folders in front; it is cut off where
-            it is too long, and numbered where it is taken.
-        taken: Those given so far; the new one is added.
-        room: Bytes that the ending needs.
-        ignore_case: Whether `x` and `X` are one file.
+        name: The preferred name, possibly with folders; it is truncated if it is too
+            long, and numbered if it is taken.
+        taken: Names used so far; the new one is added.
+        room: Bytes needed by the extension.
+        ignore_case: Whether `x` and `X` are the same file.
     """
     folder, slash, base = name.rpartition('/')
     for number in count(1):
@@ -176,7 +176,7 @@ def unique_name(name: str, taken: set[str], room: int, ignore_case: bool) -> str
 
 
 def ignores_case(folder: Path) -> bool:
-    """Return whether a folder, which can be written to, takes `x` and `X` for one."""
+    """Whether `x` and `X` are the same file in a (writable) folder."""
     probe = folder / f'.mmmeta-{os.getpid()}-case'
     probe.touch()
     try:

@@ -1,4 +1,4 @@
-"""Which files are in a folder, where links between folders may go in circles."""
+"""Listing the files in a folder whose links may form cycles."""
 
 import os
 from pathlib import Path
@@ -7,14 +7,14 @@ from mmmeta.errors import UserError
 
 
 def files_in(root: str | Path, by_name: bool = False) -> list[Path]:
-    """Return the files in a folder, and in the folders that links in it lead to.
+    """Return the files in a folder, including those in linked folders.
 
-    Each folder counts once, under its own path rather than a link's, and a link to
-    where it is itself inside is left out.
+    Each folder is visited once, by its own path rather than a link's, and links to a
+    folder that contains them are skipped.
 
     Args:
         root: The folder.
-        by_name: A folder that links give another name counts once for each name.
+        by_name: Visit a folder with several names (by links) once for each name.
             Default: False.
 
     Raises:
@@ -48,7 +48,7 @@ def files_in(root: str | Path, by_name: bool = False) -> list[Path]:
 
 
 def is_in(path: str | Path, folder: str | Path) -> bool:
-    """Return whether a path is a folder, or in it, whatever links lead there."""
+    """Whether a path is a folder or inside it, after resolving links."""
     inner, outer = os.path.realpath(path), os.path.realpath(folder)
     return f'{inner}/'.startswith(f'{outer.rstrip("/")}/')
 

@@ -1,8 +1,8 @@
-"""Checkpoints of a run: every key of one, or a line that says what does not fit.
+"""Checkpoints of a run: load every key, or report what does not fit.
 
-MMEngine loads what fits, and logs the rest among hundreds of lines. Testing and
-resuming want all of it; training may begin with less, says with what, and stops where
-a whole part of the model would begin from random weights without being told so.
+MMEngine loads what fits and logs the rest among hundreds of lines. Here, testing and
+resuming require all keys; training may start with less and reports it, but stops if a
+whole part of the model would unexpectedly start from random weights.
 """
 
 import re
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ENOUGH = 0.5  # of a part's values; with fewer it counts as missing
-# What a checkpoint may lack, or have beside a model's weights: ends of keys and roots.
+# Keys that a checkpoint may lack, or have besides weights: suffixes and roots.
 COUNTERS = 'num_batches_tracked'
 NO_WEIGHTS = ('data_preprocessor',)
 OTHERS = (*NO_WEIGHTS, 'teacher', 'teacher_model', 'ema', 'ema_model', 'model_ema')
@@ -34,14 +34,14 @@ _MISSHAPEN = re.compile(
 
 @dataclass
 class Misfit:
-    """What of a checkpoint and a model is not in the other.
+    """The differences between a checkpoint and a model.
 
     Attributes:
         missing: Names that only the model has.
         unexpected: Names that only the checkpoint has.
-        wrong: By name, why a value was not taken.
-        classes: Names in `wrong` that differ by their first size alone, as the layers
-            for another number of classes do.
+        wrong: By name, why a value was not loaded.
+        classes: Names in `wrong` that differ only in their first dimension, like
+            layers for another number of classes.
     """
 
     missing: list[str] = field(default_factory=list)
@@ -64,14 +64,14 @@ class Misfit:
 
 @contextmanager
 def gathered(module: 'nn.Module', lenient: Collection[str] = ()) -> Iterator[Misfit]:
-    """Gather what does not fit while MMEngine loads a module, which then logs nothing.
+    """Collect mismatches while MMEngine loads a module, instead of logging them.
 
     Args:
-        module: The one that is loaded, without wrappers.
-        lenient: Parts whose backbone may stay as it is; ours raises by itself.
+        module: The module that is loaded, without wrappers.
+        lenient: Parts whose backbone may keep its values; ours would raise an error.
     """
     found = Misfit()
-    errors: list[str] | None = None  # PyTorch's, while this very module is loaded
+    errors: list[str] | None = None  # PyTorch's, while this module is loaded
 
     def begin(
         _: 'nn.Module', state: Any, prefix: str, local: Any, strict: bool, *lists: Any
@@ -111,11 +111,11 @@ def _relax(module: 'nn.Module', metadata: Any, parts: Collection[str]) -> None:
 def _collect(
     found: Misfit, module: 'nn.Module', keys: Any, errors: Collection[str]
 ) -> None:
-    """Keep what matters of PyTorch's lists."""
+    """Extract the relevant entries of PyTorch's lists."""
     for key in keys.missing_keys:
         if not key.endswith(COUNTERS) and key.split('.')[0] not in NO_WEIGHTS:
             found.missing.append(key)
-    buffers = {name for name, _ in module.named_buffers()}  # those not saved, too
+    buffers = {name for name, _ in module.named_buffers()}  # including unsaved ones
     for key in keys.unexpected_keys:
         if not (
             key.endswith(COUNTERS) or key in buffers or key.split('.')[0] in OTHERS
@@ -132,7 +132,7 @@ def _collect(
         theirs, own = (sizes.split(', ') for sizes in (there, here))
         if len(theirs) == len(own) and theirs[1:] == own[1:]:
             found.classes.add(name)
-    # A norm follows inner layers, whose outputs are no classes.
+    # A norm follows inner layers, whose outputs are not classes.
     ranks = {key: value.dim() for key, value in module.named_parameters()}
     for name in list(found.classes):
         weight = f'{name.rpartition(".")[0]}.weight'
@@ -148,13 +148,13 @@ def _want_all(found: Misfit, name: str, doing: str) -> None:
     if text := str(found):
         raise CheckpointError(
             f"{name} does not fit the config's model, and nothing was {doing}. {text}. "
-            'Give the checkpoint of a model of this config, or the config that this '
-            'one was trained with'
+            "Pass a checkpoint of this config's model, or the config that this "
+            'checkpoint was trained with'
         )
 
 
 def _want_run(content: Any, name: str) -> None:
-    """Raise CheckpointError unless a checkpoint has what a run is resumed from."""
+    """Raise CheckpointError unless a run can be resumed from a checkpoint."""
     meta = content.get('meta') if isinstance(content, Mapping) else None
     lacks = [
         key
@@ -167,8 +167,8 @@ def _want_run(content: Any, name: str) -> None:
     ]
     if lacks:
         raise CheckpointError(
-            f'{name} cannot be resumed: it has no {", ".join(lacks)}, as files of '
-            'weights alone. To begin a training with its weights, give it as load_from'
+            f'{name} cannot be resumed: it has no {", ".join(lacks)}, like files that '
+            'contain only weights. To start training with its weights, use load_from'
         )
 
 
@@ -176,12 +176,12 @@ def _want_run(content: Any, name: str) -> None:
 
 
 def _parts(module: 'nn.Module', name: str) -> dict[str, list[str]]:
-    """Return the names of a module's parameters by the part of the model they are of.
+    """Return the names of a module's parameters by part of the model.
 
     Args:
         module: The model, or a module in it.
-        name: The module's name in the model: '' for the model, whose children are
-            its parts.
+        name: The module's name in the model, or '' for the model itself, whose
+            children are its parts.
     """
     parts: dict[str, list[str]] = {}
     for key, _ in module.named_parameters():
@@ -193,7 +193,7 @@ def _parts(module: 'nn.Module', name: str) -> dict[str, list[str]]:
 def _want_parts(
     module: 'nn.Module', name: str, found: Misfit, allowed: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """Return the parts that would be random, and lines on all that stays so."""
+    """Return the parts that would be random, and lines about all random parameters."""
     numbers = {key: value.numel() for key, value in module.named_parameters()}
     absent = {*found.missing, *found.wrong}
     stops, lines = [], []
@@ -219,13 +219,13 @@ def _begin_with(
     allowed: Collection[str],
     say: Callable[[str], None],
 ) -> None:
-    """Say what stays random; CheckpointError where that is a whole part.
+    """Log what stays random; raise CheckpointError if that is a whole part.
 
     Args:
-        module: What was loaded.
+        module: The module that was loaded.
         name: Its name in the model.
-        found: What did not fit.
-        source: What the checkpoint is called.
+        found: The mismatches.
+        source: Description of the checkpoint.
         allowed: Parts that may stay random.
         say: Writes a line of the log.
     """
@@ -235,16 +235,16 @@ def _begin_with(
         listed = [line for line in lines if line.split(':')[0] in stops]
         raise CheckpointError(
             f"{source} does not fit the config's model, of which these parts would "
-            f'stay random: {"; ".join(listed)}. Give another checkpoint; or, to train '
+            f'stay random: {"; ".join(listed)}. Pass another checkpoint or, to train '
             f'them from random weights, --allow-missing {" ".join(tops)} (in the '
             f'config: allow_missing = {tops})'
         )
     if lines:
-        say('\n  '.join([f'not in {source}, and so as initialized:', *lines]))
+        say('\n  '.join([f'not in {source}, kept as initialized:', *lines]))
     roots = dict.fromkeys(key.split('.')[0] for key in found.unexpected)
     if roots:
         say(
-            f'not used of {source}: {len(found.unexpected)} tensors of '
+            f'not used from {source}: {len(found.unexpected)} tensors of '
             f'{first_few(list(roots), 8)}'
         )
 
@@ -253,13 +253,13 @@ def _begin_with(
 
 
 def watch(runner: Any, testing: bool, allow_missing: Collection[str] = ()) -> None:
-    """Let a runner load no checkpoint that does not fit in silence.
+    """Make a runner report checkpoints that do not fit.
 
     Args:
         runner: MMEngine's, before it loads anything.
         testing: Whether it will be tested rather than trained.
-        allow_missing: Parts of the model that a training may begin from random
-            weights: top-level children that have parameters.
+        allow_missing: Parts of the model that training may start from random weights:
+            top-level children that have parameters.
 
     What it loads later raises CheckpointError where it does not fit, and
     InvalidValueError where the model has no such part.
@@ -281,7 +281,7 @@ def watch(runner: Any, testing: bool, allow_missing: Collection[str] = ()) -> No
         if resuming:
             _want_run(content, name)
             if 'optimizer' not in content:
-                say(f'{name} has no state of the optimizer, which begins anew')
+                say(f'{name} has no state of the optimizer, which starts from scratch')
         return content
 
     def resume_run(filename: str, *args: Any, **kwargs: Any) -> Any:
@@ -294,8 +294,8 @@ def watch(runner: Any, testing: bool, allow_missing: Collection[str] = ()) -> No
                 raise
             raise CheckpointError(
                 f'{shown(filename)} cannot be resumed: its optimizer is not that of '
-                f'the config ({error}). Resume with the config that it is of, or give '
-                'it as load_from, which takes the weights alone'
+                f'the config ({error}). Resume with its own config, or use it as '
+                'load_from, which only loads weights'
             ) from error
         finally:
             resuming = False
@@ -307,7 +307,7 @@ def watch(runner: Any, testing: bool, allow_missing: Collection[str] = ()) -> No
 
 
 class _Unwrap(Hook):
-    """Shows MMEngine the weights of a checkpoint under `state_dict`, where it looks."""
+    """Puts the weights of a checkpoint under `state_dict`, where MMEngine looks."""
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
@@ -320,13 +320,13 @@ def _check_parts(model: 'nn.Module', names: Collection[str]) -> None:
     parts = list(_parts(model, ''))
     if unknown := [name for name in names if name not in parts]:
         raise InvalidValueError(
-            f'allow_missing: the model has no part {first_few(unknown)}; expected some '
-            f'of {first_few(parts, 12)}'
+            f'allow_missing: the model has no part {first_few(unknown)}; choose from '
+            f'{first_few(parts, 12)}'
         )
 
 
 def innermost(model: 'nn.Module') -> 'nn.Module':
-    """Return a model without the wrappers that loading goes through."""
+    """Return a model without the wrappers that loading looks through."""
     from mmengine.model import BaseTTAModel, is_model_wrapper
 
     inner: Any = model
@@ -337,7 +337,7 @@ def innermost(model: 'nn.Module') -> 'nn.Module':
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Name the file in an error about it; PyTorch's own become one of ours."""
+    """Add the file's name to errors; convert PyTorch's errors to ours."""
     try:
         yield
     except CheckpointError as error:
@@ -355,7 +355,7 @@ def _named(name: str) -> Iterator[None]:
 def _watch_init(
     model: 'nn.Module', allowed: Collection[str], say: Callable[[str], None]
 ) -> None:
-    """Let an `init_cfg` of type 'Pretrained' load nothing that does not fit, either."""
+    """Also make an `init_cfg` of type 'Pretrained' report what does not fit."""
     from mmmeta.weights.loading import Backbone, pretrained_in
 
     root: Any = model  # MMEngine's, whose method this replaces

@@ -18,9 +18,8 @@ class ClassNames:
 
     Attributes:
         classes: The names. They may repeat: a class is its index.
-        palette: The colors, RGB, 0 to 255, as many as names.
-        remark: How many names and outputs there are, where the numbers differ.
-            Default: None.
+        palette: The colors, RGB, 0 to 255, one per name.
+        remark: The numbers of names and outputs, if they differ. Default: None.
     """
 
     classes: tuple[str, ...]
@@ -28,7 +27,7 @@ class ClassNames:
     remark: str | None = None
 
     def extended(self, count: int) -> 'ClassNames':
-        """Return the same with numbers and random colors up to `count` classes."""
+        """Return a copy with numbers and random colors up to `count` classes."""
         return ClassNames(
             _names(list(self.classes), count), _colors(list(self.palette), count)
         )
@@ -39,9 +38,9 @@ def class_names(
 ) -> ClassNames:
     """Return the names and colors of a model's classes.
 
-    They are those of the checkpoint; else those of the config's test data, if as many
-    as the model tells apart; else numbers. Numbers also stand in for names that are
-    empty or lacking, random colors for colors that are.
+    They come from the checkpoint, else from the config's test data if their number
+    matches the model's classes, else they are numbers. Numbers also replace empty or
+    missing names, and random colors replace missing colors.
 
     Args:
         model: The model.
@@ -68,11 +67,11 @@ def class_names(
 
 
 def num_outputs(model: 'nn.Module') -> int:
-    """Return how many classes a model tells apart; 0 where it does not say so."""
+    """Return the number of classes of a model; 0 if it is unknown."""
     head = getattr(model, 'decode_head', None)
     if head is not None:  # a segmentor's, the last of a cascade
         head = head[-1] if hasattr(head, '__getitem__') else head
-        if getattr(head, 'out_channels', None) == 1:  # two classes told apart by one
+        if getattr(head, 'out_channels', None) == 1:  # one output for two classes
             return 2
         heads = [head]
     else:
@@ -82,15 +81,15 @@ def num_outputs(model: 'nn.Module') -> int:
 
 
 def _tells_classes(name: str) -> bool:
-    """Return whether a module is a head whose number of classes is the model's.
+    """Whether a module is a head whose number of classes is the model's.
 
-    A mask head that is the same for all classes has one that says nothing.
+    A class-agnostic mask head's number of classes is meaningless.
     """
     return 'head' in name and 'mask_head' not in name and 'semantic_head' not in name
 
 
 def _of_test_data(cfg: 'Config') -> tuple[dict[str, Any], bool]:
-    """Return what is known of the data set, and whether the config itself says so."""
+    """Return the data set's metainfo, and whether it is in the config itself."""
     from mmengine.registry import DATASETS
 
     dataset = cfg.test_dataloader.dataset
@@ -105,7 +104,7 @@ def _lower(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _list(value: Any) -> list[Any]:
-    """Return names or colors as a list: one string is one name, no tuple of letters."""
+    """Return names or colors as a list; a single string is one name."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
@@ -117,17 +116,17 @@ def _list(value: Any) -> list[Any]:
 
 
 def _names(names: list[Any], count: int) -> tuple[str, ...]:
-    """Return names as text; numbers where they are empty or lacking."""
+    """Return names as text; numbers replace empty or missing ones."""
     text = ['' if name is None else str(name) for name in names]
     text += [''] * (count - len(text))
     return tuple(name if name.strip() else str(i) for i, name in enumerate(text))
 
 
 def _colors(palette: list[Any], count: int) -> tuple[Color, ...]:
-    """Return colors by index; random ones where they are none or lacking."""
+    """Return colors by index; random ones replace invalid or missing ones."""
     import numpy as np
 
-    # Of any count the first are the same.
+    # The first random colors are the same for any count.
     chosen = np.random.RandomState(42).randint(0, 256, (count, 3)).tolist()
     for i, color in enumerate(palette[:count]):
         parts = [] if isinstance(color, str) else _list(color)

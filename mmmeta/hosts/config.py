@@ -46,11 +46,11 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
         options: Settings to override, by dotted key. Default: None.
 
     Raises:
-        UserError: It does not exist, cannot be read or has no room for an option.
+        UserError: It does not exist, cannot be read, or does not accept an option.
     """
     from mmengine.config import Config
 
-    close_doors()  # to code in the files that a config names
+    close_doors()  # do not execute code in files that a config names
     if '::' not in name and not osp.isfile(name):
         if is_name(name):
             row = find(name)
@@ -69,7 +69,7 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
             cfg = Config.fromstring(f'_base_ = {path!r}', '.py')
         else:
             cfg = Config.fromfile(name)
-    except Exception as error:  # a config is code of the user's
+    except Exception as error:  # a config is user code
         raise UserError(f'config {name} cannot be read: {one_line(error)}') from error
     merge_options(cfg, options or {})
     return cfg
@@ -131,8 +131,8 @@ def set_auto_scale_lr(cfg: 'Config') -> None:
 def set_resume(cfg: 'Config', resume: str) -> None:
     """Resume a run: `resume` is a checkpoint, or 'auto' for the newest one.
 
-    Where there is none yet, 'auto' leaves `load_from` as it is: a job that is stopped
-    and started again has the same command at its first start.
+    If there is none yet, 'auto' keeps `load_from`, so that a job can use the same
+    command for its first start and for restarts.
 
     Raises:
         UserError: The checkpoint does not exist.
@@ -150,10 +150,10 @@ def set_resume(cfg: 'Config', resume: str) -> None:
 
 
 def newest_checkpoint(work_dir: str) -> str | None:
-    """Return the checkpoint that a work folder's run wrote last, None before the first.
+    """Return the last checkpoint of a work folder's run, or None before the first.
 
     Raises:
-        UserError: The file that the folder names is not there.
+        UserError: The file that the folder names does not exist.
     """
     note = osp.join(work_dir, 'last_checkpoint')
     if not osp.isfile(note):
@@ -165,8 +165,8 @@ def newest_checkpoint(work_dir: str) -> str | None:
         if '://' in path or osp.isfile(path):
             return path
     raise UserError(
-        f'--resume: {note} names {named or "no file"}, which does not exist; give the '
-        'checkpoint to resume, --resume FILE, or delete that note to begin anew'
+        f'--resume: {note} names {named or "no file"}, which does not exist; pass the '
+        'checkpoint to resume, --resume FILE, or delete that note to start over'
     )
 
 
@@ -215,7 +215,7 @@ def set_tta(cfg: 'Config') -> None:
 
 
 def check_evaluator(cfg: 'Config') -> None:
-    """Look for what a test needs beside its data.
+    """Check that a test has everything it needs besides its data.
 
     Raises:
         UserError: The config has no `test_evaluator`, or no `test_cfg`.
@@ -233,11 +233,11 @@ def add_output(cfg: 'Config', out: str) -> None:
 
     A pickle of the predictions for detectors and classifiers, a folder of PNG maps
     for segmentors, as the host libraries' own tools do. The config's evaluator may be
-    one metric, a list of them, or an evaluator that has them as `metrics`.
+    a metric, a list of metrics, or an evaluator that has them as `metrics`.
 
     Raises:
-        UserError: A pickle whose name does not end in .pkl or .pickle, or a segmentor
-            without a metric that writes maps.
+        UserError: The name of a pickle does not end in .pkl or .pickle, or a segmentor
+            has no metric that writes maps.
     """
     scope = library_of(cfg, cfg.filename or 'given')
     dump = LIBRARIES[scope].dump
@@ -261,7 +261,7 @@ def add_output(cfg: 'Config', out: str) -> None:
 
 
 def _writes_maps(metric: Mapping[str, Any], scope: str) -> bool:
-    """Return whether a metric takes the folder for the maps."""
+    """Whether a metric accepts a folder for the maps."""
     from mmengine.registry import METRICS
 
     require(f'{scope}.evaluation', 'onedl', '--out')
@@ -290,8 +290,8 @@ def check_data(cfg: 'Config', loaders: tuple[str, ...]) -> None:
         loaders: Names of the data loaders that will be used.
 
     Raises:
-        UserError: A root or annotation file that does not exist; says what to
-            download and where to put it. Or class names that are one string.
+        UserError: A root or annotation file does not exist (says what to download and
+            where to put it), or class names are a single string.
     """
     for loader in loaders:
         for dataset in _dataset_cfgs((cfg.get(loader) or {}).get('dataset', {})):
@@ -309,10 +309,10 @@ def check_data(cfg: 'Config', loaders: tuple[str, ...]) -> None:
 
 
 def _check_classes(dataset: Mapping[str, Any], loader: str) -> None:
-    """Refuse one string as class names: each of its letters would be a class.
+    """Reject a single string as class names: each letter would be a class.
 
     Raises:
-        UserError: It is one, and no file with names.
+        UserError: It is a string but not a file with names.
     """
     metainfo = dataset.get('metainfo') or {}
     for where, names in (
@@ -322,7 +322,7 @@ def _check_classes(dataset: Mapping[str, Any], loader: str) -> None:
         if isinstance(names, str) and not osp.isfile(osp.expanduser(names)):
             raise UserError(
                 f'{loader}: {where} is a string, {names!r}; expected a tuple of names, '
-                f'such as ({names!r},) with its comma, or a file with a name a line'
+                f'such as ({names!r},) with its comma, or a file with a name per line'
             )
 
 

@@ -1,4 +1,4 @@
-"""Files that a config names are data, in a process of ours: nothing in them is run."""
+"""Treating files named by a config as data: our processes never execute their code."""
 
 import os
 import pickle
@@ -6,20 +6,20 @@ from typing import Any, BinaryIO
 
 from mmmeta.errors import InvalidValueError, one_line
 
-# By these PyTorch's own reading gives up its list of what is safe.
+# These make PyTorch's own loading ignore its list of safe classes.
 UNSAFE = ('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD',)
 
 
 def close_doors() -> None:
-    """Keep this process, and those that it starts, from running what is in files.
+    """Prevent this process and its child processes from executing code in files.
 
-    Checkpoints are read by `mmmeta.weights.scheme` in place of MMEngine's readers;
-    files of pickle and YAML that MMEngine reads may hold plain data; what else reads
-    torch files does so by PyTorch's default.
+    Checkpoints are read by `mmmeta.weights.scheme` instead of MMEngine's readers;
+    pickle and YAML files that MMEngine reads may contain only plain data; other code
+    reads torch files with PyTorch's default.
     """
     from mmengine.fileio.handlers import PickleHandler, YamlHandler, register_handler
 
-    import mmmeta.weights.scheme  # noqa: F401  (what is read may have no model of ours)
+    import mmmeta.weights.scheme  # noqa: F401  (also needed for others' models)
 
     for name in UNSAFE:
         os.environ.pop(name, None)
@@ -46,7 +46,7 @@ def read_pickle(file: BinaryIO) -> Any:
     """Return the plain data in a pickle.
 
     Raises:
-        InvalidValueError: It holds more than that, or is damaged.
+        InvalidValueError: It contains more than that, or is damaged.
     """
     from mmengine.structures import InstanceData
 

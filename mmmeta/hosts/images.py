@@ -1,4 +1,4 @@
-"""Image files, read as the host libraries do, with an error that says what is wrong."""
+"""Reading images like the host libraries, with errors that say what is wrong."""
 
 import os
 import threading
@@ -11,29 +11,29 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-# Pillow's own: a small file may claim a size that fills the memory.
+# Pillow's own limit: a small file may claim a size that exceeds the memory.
 MAX_PIXELS = 178_956_970
 VARIABLE = 'MMMETA_MAX_PIXELS'
 _LOCK = threading.Lock()
 
 
 def read_image(path: str | os.PathLike) -> 'np.ndarray':
-    """Return an image as the host libraries read it: turned as its EXIF data say.
+    """Read an image as the host libraries do, rotated according to its EXIF data.
 
     Returns:
         (H, W, 3), uint8, BGR.
 
     Raises:
-        ValueError: It cannot be read, is cut off or has too many pixels; says why.
-        UserError: The limit of pixels is no number.
+        ValueError: It cannot be read, is truncated or has too many pixels; says why.
+        UserError: The limit of pixels is not a number.
     """
     import mmcv
 
-    # OpenCV only fills what a cut off file lacks with gray.
+    # OpenCV only fills the missing part of a truncated file with gray.
     load_picture(path)
     try:
         pixels = mmcv.imfrombytes(Path(path).read_bytes())
-    except Exception as error:  # OpenCV has limits of its own
+    except Exception as error:  # OpenCV has its own limits
         raise ValueError(one_line(error)) from error
     if pixels is None:
         raise ValueError('OpenCV cannot read this format')
@@ -41,11 +41,11 @@ def read_image(path: str | os.PathLike) -> 'np.ndarray':
 
 
 def load_picture(path: str | os.PathLike) -> 'Image.Image':
-    """Return an image as Pillow has it, loaded and closed.
+    """Return a loaded Pillow image, with its file closed.
 
     Raises:
-        ValueError: It cannot be read, is cut off or has too many pixels; says why.
-        UserError: The limit of pixels is no number.
+        ValueError: It cannot be read, is truncated or has too many pixels; says why.
+        UserError: The limit of pixels is not a number.
     """
     limit = _max_pixels()
     try:
@@ -58,12 +58,12 @@ def load_picture(path: str | os.PathLike) -> 'Image.Image':
                 )
             image.load()
             return image
-    except Exception as error:  # of a damaged file decoders raise whatever comes
+    except Exception as error:  # decoders may raise anything for damaged files
         raise ValueError(one_line(error)) from error
 
 
 def _open(path: str | os.PathLike) -> 'Image.Image':
-    """Open an image whatever its size: Pillow's own limit says too little."""
+    """Open an image of any size, without Pillow's own less informative limit."""
     from PIL import Image
 
     with _LOCK:

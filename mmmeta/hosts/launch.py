@@ -34,7 +34,7 @@ def parser_for(description: str) -> argparse.ArgumentParser:
         nargs='+',
         action=ConfigOptions,
         metavar='KEY=VALUE',
-        help='settings that replace those of the config, as key=value pairs; nested '
+        help='settings that override those of the config, as key=value pairs; nested '
         'keys with dots, lists as key="[a,b]"',
     )
     parser.add_argument(
@@ -70,8 +70,8 @@ def config_of(args: argparse.Namespace) -> Config:
 def build_runner(cfg: Config, testing: bool = False) -> Any:
     """Build MMEngine's runner, or the one that `runner_type` names.
 
-    It loads nothing that does not fit without a word; `allow_missing` of the config
-    says what a training may lack.
+    It reports checkpoints that do not fit; the config's `allow_missing` lists parts
+    that may be missing in training.
 
     Args:
         cfg: The config.

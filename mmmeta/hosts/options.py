@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class ConfigOptions(argparse.Action):
-    """MMEngine's `DictAction`, imported where the option is given.
+    """MMEngine's `DictAction`, imported only if the option is used.
 
-    What it cannot read is an error of usage.
+    Values that it cannot parse are usage errors.
     """
 
     def __call__(
@@ -41,25 +41,25 @@ class ConfigOptions(argparse.Action):
 
 
 def merge_options(cfg: 'Config', options: Mapping[str, Any]) -> None:
-    """Replace settings of a config, by key with dots; new keys are added.
+    """Override settings of a config by dotted keys; new keys are added.
 
     Raises:
-        UserError: A key leads into what has no such entries.
+        UserError: A key leads into a value without such entries.
     """
     for key in options:
-        # What is deleted first may be of any kind.
+        # Values that are deleted first may be of any type.
         if not any(k.endswith('._delete_') for k in options):
             _check_key(cfg, key)
     try:
         cfg.merge_from_dict(dict(options))
-    except (AttributeError, KeyError, TypeError) as error:  # keys inside of each other
+    except (AttributeError, KeyError, TypeError) as error:  # one key inside another
         raise UserError(
             f'--cfg-options {" ".join(options)}: {one_line(error)}'
         ) from error
 
 
 def _check_key(cfg: 'Config', key: str) -> None:
-    """Follow a key through the config, as far as that has it."""
+    """Check a key as far as it exists in the config."""
     value: Any = cfg
     names = key.split('.')
     for i, name in enumerate(names):
@@ -72,14 +72,14 @@ def _check_key(cfg: 'Config', key: str) -> None:
                 )
             if i == len(names) - 1 and not isinstance(value[int(name)], Mapping):
                 raise UserError(
-                    f'--cfg-options {key}: MMEngine replaces no entry of a list; give '
-                    f'the whole list, {where}=[...]'
+                    f'--cfg-options {key}: MMEngine cannot replace an entry of a list; '
+                    f'pass the whole list, {where}=[...]'
                 )
             value = value[int(name)]
         elif i and not isinstance(value, Mapping):
             raise UserError(
                 f'--cfg-options {key}: {where} is {value!r:.80}, which has no '
-                f'entry {name!r}; give all of it, {where}=...'
+                f'entry {name!r}; pass all of it, {where}=...'
             )
         elif name not in value:
             return

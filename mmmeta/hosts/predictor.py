@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
     Image: TypeAlias = str | os.PathLike | np.ndarray
 
-MAX_CLASSES = 1 << 20  # from which on an index is taken for damaged
+MAX_CLASSES = 1 << 20  # larger indices are considered invalid
 
 
 class NoResultError(UserError):
-    """The model does another task than its library's main one."""
+    """The model's task is not its library's main one."""
 
 
 @dataclass
@@ -41,9 +41,9 @@ class Predictor:
 
     Attributes:
         library: The host library.
-        inferencer: The library's.
-        names: Names and colors of the classes. Where the model turns out to tell more
-            apart, numbers are added.
+        inferencer: The library's inferencer.
+        names: Names and colors of the classes. If the model turns out to have more
+            classes, numbers are added.
     """
 
     library: Library
@@ -55,7 +55,7 @@ class Predictor:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes by index; numbers where none are known."""
+        """Names of the classes by index; numbers if unknown."""
         return self.names.classes
 
     @property
@@ -122,9 +122,9 @@ class Predictor:
         return samples
 
     def _cover(self, count: int) -> None:
-        """Add numbers where a result has classes beyond those known."""
+        """Add numbers if a result has more classes than are known."""
         if count > MAX_CLASSES:
-            raise ValueError(f'the model found class {count - 1}, which none can be')
+            raise ValueError(f'the model returned the invalid class {count - 1}')
         if count > len(self.classes):
             known = len(self.classes)
             self.names = self.names.extended(count)
@@ -133,10 +133,10 @@ class Predictor:
                 _say(f'{known} classes are known, the model has {count}')
 
     def _show_names(self) -> None:
-        """Tell the parts of the host library that draw."""
-        # They can draw no text with line breaks or with bytes that are no UTF-8.
+        """Set the names in the parts of the host library that draw."""
+        # They cannot draw text with line breaks or bytes that are not UTF-8.
         classes = tuple(printable(name) for name in self.classes)
-        # A tuple would be taken for one color.
+        # A tuple would be treated as one color.
         meta = {'classes': classes, 'palette': list(self.palette)}
         if self.task == 'classification':
             self.inferencer.classes = classes
@@ -162,13 +162,13 @@ class Predictor:
 
         visualizer: Visualizer = self.inferencer.visualizer
         rgb = image[..., ::-1]
-        # A dollar in a name is no formula.
+        # A dollar in a name does not start a formula.
         with warnings.catch_warnings(), rc_context({'text.parse_math': False}):
-            # Of boxes that touch the border, and of letters that the font lacks.
+            # For boxes that touch the border, and characters missing in the font.
             warnings.filterwarnings('ignore', message='.*out of bounds|Glyph ')
             if self.task == 'classification':
                 height, width = image.shape[:2]
-                # Enlarged for the text to be legible, but a strip not without end.
+                # Enlarge it for legible text, with a limit for narrow strips.
                 scale = min(256 / min(height, width), 4096 / max(height, width))
                 visualizer.visualize_cls(
                     rgb,
@@ -187,7 +187,7 @@ class Predictor:
 
 
 def _num_seen(sample: Any, field: str) -> int:
-    """Return how many classes a result is known to tell apart."""
+    """Return the number of classes known from a result."""
     if field == 'pred_score':
         return sample.pred_score.numel()
     result = getattr(sample, field)
@@ -199,7 +199,7 @@ def drawable(sample: Any) -> Any:
     """Return a segmentor's data sample as MMSegmentation can draw it, of any size."""
     from mmengine.structures import PixelData
 
-    # Of one pixel, NumPy would take a tensor's mask for an index.
+    # For one pixel, NumPy would treat a tensor's mask as an index.
     indices = sample.pred_sem_seg.data.cpu().numpy().astype('int64')
     shown = type(sample)()
     shown.pred_sem_seg = PixelData(data=indices)
@@ -207,7 +207,7 @@ def drawable(sample: Any) -> Any:
 
 
 def _say(text: str) -> None:
-    print(f'{printable(text)}: numbers stand in where names lack', file=sys.stderr)
+    print(f'{printable(text)}: numbers replace missing names', file=sys.stderr)
 
 
 def load(

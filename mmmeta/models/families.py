@@ -1,4 +1,4 @@
-"""The families: a class each, whose rows are in `mmmeta.archs.families`."""
+"""The families: one class each, with rows from `mmmeta.archs.families`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

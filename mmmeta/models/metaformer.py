@@ -53,7 +53,7 @@ class MetaFormerBlock(nn.Module):
             keeping them. Default: False.
     """
 
-    # What `register_parameter` adds.
+    # Added by `register_parameter`.
     layer_scale1: Tensor | None
     layer_scale2: Tensor | None
     res_scale1: Tensor | None

@@ -139,7 +139,7 @@ class FusedConv(nn.Module):
             self._packed = wanted, packed
         return packed
 
-    # Not `_version`: PyTorch has that, and puts it into every state dict.
+    # Not `_version`: PyTorch stores an attribute of that name in every state_dict.
     def _state(self) -> tuple[int, int, torch.dtype]:
         w = self.weight
         return w.data_ptr(), 0 if w.is_inference() else w._version, w.dtype

@@ -178,7 +178,7 @@ class OpenVinoBackbone:
 
 
 def _take_means(model: nn.Module) -> None:
-    """Put `NormByMeans` in the place of each norm of a whole map."""
+    """Replace each norm of a whole map by `NormByMeans`."""
     for name, child in model.named_children():
         if type(child) is MapLayerNorm:
             setattr(model, name, NormByMeans(child))

@@ -171,7 +171,7 @@ def adapt_input_channels(weight: Tensor, channels: int) -> Tensor:
 
 
 def _check_tensor(result: Comparison, key: str, value: Tensor, wanted: Tensor) -> None:
-    """Put `value` with what is ready, or a sentence with what is wrong."""
+    """Add `value` to the tensors to copy, or say what is wrong with it."""
     problem = _not_plain(value) or _misfit(value, wanted)
     if problem:
         result.wrong.append(f'{key} {problem}')
@@ -180,12 +180,12 @@ def _check_tensor(result: Comparison, key: str, value: Tensor, wanted: Tensor) -
 
 
 def _not_plain(value: Any) -> str | None:
-    """Return why a tensor's values cannot be taken as they are; None if they can."""
+    """Return why a tensor's values cannot be copied, or None if they can."""
     kind = type(value)
     if not isinstance(value, Tensor):  # a module's _extra_state
-        return 'is no tensor; load_state_dict takes it'
+        return 'is not a tensor; use load_state_dict'
     if isinstance(value, UninitializedBuffer | UninitializedParameter):
-        return 'is not initialized: its shape is not known'
+        return 'is not initialized: its shape is unknown'
     if kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
         return f'is a {kind.__name__}, expected a plain tensor'
     if value.layout != torch.strided or value.is_quantized or value.is_nested:
@@ -196,7 +196,7 @@ def _not_plain(value: Any) -> str | None:
 
 
 def _misfit(value: Tensor, wanted: Tensor) -> str | None:
-    """Return why a plain tensor does not fit one of the model's; None if it does."""
+    """Return why a plain tensor does not fit one of the model's, or None if it does."""
     if value.shape != wanted.shape:
         return f'has shape {tuple(value.shape)}, expected {tuple(wanted.shape)}'
     if value.dtype != wanted.dtype and not _converts(value.dtype, wanted.dtype):
@@ -206,40 +206,40 @@ def _misfit(value: Tensor, wanted: Tensor) -> str | None:
         return 'cannot be written: in the model it is an expanded view'
     if not value.is_floating_point():
         same = value.to(wanted.dtype) == value
-        return None if same.all() else f'has values that {wanted.dtype} cannot hold'
+        return None if same.all() else f'has values that do not fit {wanted.dtype}'
     odd = int((~value.isfinite()).sum()) if value.dtype in FLOATS else 0
     if odd:
         return f'has {odd} of {value.numel()} values that are NaN or infinite'
     if value.dtype != wanted.dtype and not value.to(wanted.dtype).isfinite().all():
         return (
             f'has values up to {float(value.abs().max()):.3g}, which {wanted.dtype} '
-            'cannot hold'
+            'cannot represent'
         )
     return None
 
 
 def _settle_ties(target: Mapping[str, Tensor], result: Comparison) -> None:
-    """Let one name stand for all of a tensor that the model has under several.
+    """Accept one name for a tensor that the model has under several names.
 
-    Files of safetensors have one of them; where a file has more, they must agree.
+    safetensors files contain one of them; if a file has more, they must agree.
     """
     first: dict[tuple, str] = {}
     for key, value in result.ready.items():
         other = result.ready[first.setdefault(_memory(target[key]), key)]
         if other is not value and not torch.equal(other, value):
             name = first[_memory(target[key])]
-            result.wrong.append(f'{key} differs from {name}, and the model ties them')
+            result.wrong.append(f'{key} differs from {name}, but the model ties them')
     result.missing = [k for k in result.missing if _memory(target[k]) not in first]
 
 
 def _memory(tensor: Tensor) -> tuple:
-    """Return what two names of one tensor have in common."""
+    """Return a key that is equal for two names of the same tensor."""
     where = tensor.data_ptr() if tensor.numel() and not tensor.is_meta else id(tensor)
     return tensor.device, where, tensor.shape, tensor.stride()
 
 
 def _converts(given: torch.dtype, wanted: torch.dtype) -> bool:
-    """Whether values of one dtype are converted to another."""
+    """Whether values of one dtype may be converted to another."""
     if given in FLOATS or wanted in FLOATS:
         return given in FLOATS and wanted in FLOATS
     return given in INTEGERS and wanted in INTEGERS

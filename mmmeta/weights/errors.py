@@ -15,13 +15,13 @@ class CheckpointError(UserError):
 
 
 def first_few(items: Sequence[object], count: int = 4) -> str:
-    """Return the first items as text, and how many more there are."""
+    """Return the first items as text, and the number of further ones."""
     text = ', '.join(_short(str(item)) for item in items[:count])
     more = len(items) - count
     return f'{text} and {more} more' if more > 0 else text
 
 
 def _short(text: str, width: int = 200) -> str:
-    """Return text on one line, cut where it is long: a key may be anything."""
+    """Return text as one line, truncated if it is long: a key may be anything."""
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= width else f'{text[:width]}...'

@@ -1,4 +1,4 @@
-"""What a file is that is no checkpoint, in words for its user."""
+"""Identifying files that are not checkpoints, for error messages."""
 
 import zipfile
 from collections.abc import Collection
@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 from mmmeta.weights.errors import first_few
 
-HEAD = 512  # bytes that tell a kind
+HEAD = 512  # bytes needed to identify a file type
 AGAIN = 'Download it again'
 # How a file begins, what it then is, and what to do.
 _UNPACK = 'Unpack it, and pass the checkpoint in it'
@@ -28,10 +28,10 @@ _WEB_PAGES = (b'<!doctype', b'<html', b'<?xml', b'<head', b'<error')
 
 
 def problem(file: BinaryIO) -> str | None:
-    """Return why a file can be no checkpoint and what to do; None where it may be one.
+    """Return why a file cannot be a checkpoint and what to do; None if it may be one.
 
     Args:
-        file: The file; left at its beginning.
+        file: The file; its position is reset to the start.
     """
     head = file.read(HEAD)
     file.seek(0)
@@ -70,11 +70,11 @@ def _problem_of_zip(file: BinaryIO) -> str | None:
 
 
 def _problem_of_names(names: Collection[str]) -> str | None:
-    """Return what a zip archive is by the names in it; None for a checkpoint."""
+    """Return what a zip archive is, according to the names in it; None if valid."""
     if any(name.split('/')[-1] == 'constants.pkl' for name in names):
         return (
-            'is a TorchScript archive, which is a program and no checkpoint. Load it '
-            'with torch.jit.load in a script of your own, and torch.save its '
+            'is a TorchScript archive, which is a program, not a checkpoint. Load it '
+            'with torch.jit.load in your own script, and torch.save its '
             'state_dict()'
         )
     if any(name.split('/')[1:] == ['data.pkl'] or name == 'data.pkl' for name in names):

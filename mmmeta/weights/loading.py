@@ -53,7 +53,7 @@ class Backbone(BaseModule):
     arch: Sizes
     archs: Mapping[str, Sizes]
     in_channels: int
-    # MMEngine's, which has no types.
+    # MMEngine's code has no types.
     init_cfg: Mapping | Sequence[Mapping] | None
     is_init: bool
 
@@ -159,10 +159,10 @@ def pretrained_in(init_cfg: Any) -> list[Mapping[str, Any]]:
 
 
 def be_lenient(metadata: Any, name: str) -> None:
-    """Let MMEngine load a model whose backbone of that name does not fit.
+    """Let MMEngine load a model even if the named backbone does not fit.
 
     Args:
-        metadata: `_metadata` of the state dict that is loaded; changed in place.
+        metadata: `_metadata` of the loaded state_dict; changed in place.
         name: The backbone's name in the model.
     """
     if metadata is not None:
@@ -277,7 +277,7 @@ def load_classifier(
 
     Raises:
         CheckpointError: As for `load_backbone`, and for a different number of classes.
-        TypeError: The model holds no MetaFormer, or more than one.
+        TypeError: The model has no MetaFormer, or more than one.
     """
     _, module = find_backbone(model)
     parsed, where = _read(checkpoint, None, map_location)
@@ -484,12 +484,12 @@ def _copy(
 
 
 def refuse_meta(target: Mapping[str, Any], where: str) -> None:
-    """Raise CheckpointError where a model has no memory to load anything into."""
+    """Raise CheckpointError if a model is on the meta device."""
     names = [key for key, value in target.items() if getattr(value, 'is_meta', False)]
     if names:
         raise CheckpointError(
             f'{where} cannot be loaded: the model is on the meta device '
-            f'({first_few(names)}). Build it on another one, or call '
+            f'({first_few(names)}). Build it on another device, or call '
             "to_empty(device='cpu') first"
         )
 

@@ -26,12 +26,12 @@ def local_path(name: str | bytes | os.PathLike) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         raise CheckpointError(
-            f'{shown(text)}: there is no such user; give the whole path'
+            f'{shown(text)}: there is no such user; pass the full path'
         ) from None
 
 
 def shown(name: str | bytes | os.PathLike) -> str:
-    r"""Return a path to print: what is not UTF-8 in it as \xNN."""
+    r"""Return a printable path, with bytes that are not UTF-8 as \xNN."""
     return os.fsencode(name).decode('utf-8', 'backslashreplace')
 
 
@@ -59,7 +59,7 @@ def locate(name: str | bytes | os.PathLike) -> Path:
         return fetch([Source(text)])
     if '://' in text:
         raise CheckpointError(
-            f'{shown(text)}: mmmeta reads paths, http(s):// and {SCHEME}; download the '
-            'file and give its path'
+            f'{shown(text)}: mmmeta supports paths, http(s):// and {SCHEME}; download '
+            'the file and pass its path'
         )
     return local_path(text)

@@ -17,7 +17,7 @@ from functools import cached_property
 
 from mmmeta.weights.errors import CheckpointError, first_few
 
-MAX_DIGITS = 9  # of a number in a key; Python itself converts no more than 4,300
+MAX_DIGITS = 9  # of a number in a key; Python converts at most 4,300
 _TOKEN = re.compile(
     r'\{(?P<factor>\d*)(?P<field>[a-z])(?P<offset>[+-]\d+)?\}'
     r'|\[(?P<words>[^\]]+)\]|(?P<rest>\*)$|(?P<text>[^{\[*]+)'

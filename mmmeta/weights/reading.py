@@ -1,8 +1,8 @@
-"""Reading checkpoint files without running what is in them.
+"""Reading checkpoint files without executing code in them.
 
-Beside tensors only what MMEngine and training scripts keep in a checkpoint's
-bookkeeping is let through: plain containers of data, none of which runs code when it is
-built. Nothing here is shared between threads, and no environment variable changes it.
+Besides tensors, only the bookkeeping of MMEngine and training scripts is allowed: plain
+containers of data, none of which execute code when they are built. Nothing here is
+shared between threads, and no environment variable changes it.
 """
 
 import io
@@ -33,17 +33,17 @@ from mmmeta.weights.unpickle import (
 )
 
 MapLocation = Any  # as for torch.load: None, a device or its name, a dict or a function
-# In the order they are looked for. An average of the weights comes first: where a
-# file has both, it is the average that was published with its accuracy.
+# In order of preference. Averaged weights come first: if a file has both, the published
+# accuracy is that of the average.
 EMA_WRAPPERS = ('state_dict_ema', 'model_ema')
 WRAPPERS = ('state_dict', 'model', 'module')
-DEEPEST = 8  # wrappers inside each other
+DEEPEST = 8  # nested wrappers
 
 _EXPECTED = (
     'Expected a checkpoint: a .safetensors file, or a file written by torch.save, with '
     'weights by name'
 )
-# What reading a damaged file ends in, from `pickle`, `zipfile` and PyTorch.
+# Errors of `pickle`, `zipfile` and PyTorch for a damaged file.
 _BROKEN = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, EOFError),
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
@@ -52,7 +52,7 @@ _BROKEN = (
 
 
 class LogBuffer:
-    """Replaces MMEngine's HistoryBuffer: what one contains, as plain data.
+    """Replaces MMEngine's HistoryBuffer, with its content as plain data.
 
     Attributes:
         state: Its attributes by name.
@@ -63,7 +63,7 @@ class LogBuffer:
 
 
 class Scheduler:
-    """Replaces a class of schedulers that a state refers to."""
+    """Replaces a scheduler class that a state refers to."""
 
 
 STATISTICS = ('min', 'max', 'current', 'mean')
@@ -73,13 +73,13 @@ ANNEALINGS = ('_annealing_cos', '_annealing_linear')
 def log_names(
     buffer: type, scheduler: type, config: Any, method: Any
 ) -> dict[str, Any]:
-    """Return the names that MMEngine's bookkeeping refers to.
+    """Return replacements for the names that MMEngine's bookkeeping refers to.
 
     Args:
-        buffer: What a HistoryBuffer becomes.
+        buffer: Replacement for HistoryBuffer.
         scheduler: The class of one-cycle schedulers, whose state refers to functions.
-        config: Makes a part of a config, from a dict.
-        method: `getattr` for the two classes.
+        config: Builds a part of a config from a dict.
+        method: `getattr` for these two classes.
     """
     history = 'mmengine.logging.history_buffer.HistoryBuffer'
     cycle = 'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'
@@ -88,14 +88,14 @@ def log_names(
         cycle: scheduler,
         'mmengine.config.config.ConfigDict': config,
         'builtins.getattr': method,
-        # In protocol 4 and later, as one name.
+        # In protocol 4 and later, as a single name.
         **{f'{history}.{name}': method(buffer, name) for name in STATISTICS},
         **{f'{cycle}.{name}': method(scheduler, name) for name in ANNEALINGS},
     }
 
 
 def _method(owner: Any, name: Any) -> str:
-    """Replace `getattr` in a pickle: methods of the log become their names."""
+    """Replace `getattr` in a pickle: return names instead of the log's methods."""
     if owner not in (LogBuffer, Scheduler):
         raise RefusedError('builtins.getattr')
     return str(name)
@@ -121,8 +121,7 @@ def read_state_dict(
     Args:
         path: A .safetensors file, or one that torch.save or MMEngine wrote; the
             content decides, not the name.
-        ema: Take averaged weights where the file has them beside the others.
-            Default: True.
+        ema: Use averaged weights if the file contains them. Default: True.
         map_location: As for `torch.load`. Default: 'cpu'.
 
     Returns:
@@ -130,8 +129,8 @@ def read_state_dict(
         the like, under the file's own keys.
 
     Raises:
-        CheckpointError: The file is not there, cannot be read, is damaged, would
-            run code, or holds something else.
+        CheckpointError: The file does not exist, cannot be read, is damaged, would
+            execute code, or contains something else.
     """
     return unwrap(read_file(path, map_location), shown(path), ema)
 
@@ -141,12 +140,12 @@ def read_file(
     map_location: MapLocation = 'cpu',
     names: Names = PLAIN,
 ) -> Any:
-    """Return what a file holds, wrapping and bookkeeping included; see above.
+    """Return a file's content, including wrappers and bookkeeping; see above.
 
     Args:
         path: As for `read_state_dict`.
         map_location: As for `torch.load`. Default: 'cpu'.
-        names: What it may refer to. Default: tensors and plain data.
+        names: The names it may refer to. Default: tensors and plain data.
     """
     path = local_path(path)
     try:
@@ -173,14 +172,14 @@ def read_file(
 def read_stream(
     file: BinaryIO, name: str, map_location: MapLocation, names: Names, suffix: str = ''
 ) -> Any:
-    """Return what an open file holds; see `read_file`.
+    """Return an open file's content; see `read_file`.
 
     Args:
-        file: A file that can be searched.
-        name: What to call it in errors.
+        file: A seekable file.
+        name: Its name in errors.
         map_location: As for `torch.load`.
-        names: What it may refer to.
-        suffix: That of its name, which decides where the content does not.
+        names: The names it may refer to.
+        suffix: The suffix of its name, which decides if the content does not.
     """
     head = file.read(HEAD)
     file.seek(0)
@@ -202,8 +201,8 @@ def read_stream(
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if re.search('map_location|restore data location|one of cpu', str(error)):
             raise CheckpointError(
-                f'{name}: its tensors cannot be put where map_location says '
-                f"({reason}). Give another, such as 'cpu'"
+                f'{name}: its tensors cannot be moved to map_location '
+                f"({reason}). Pass another, such as 'cpu'"
             ) from error
         raise CheckpointError(
             f'{name} is damaged or not a checkpoint ({reason}). Download it again. '
@@ -212,16 +211,16 @@ def read_stream(
 
 
 def unwrap(content: Any, name: str, ema: bool = True) -> dict[str, Tensor]:
-    """Return the state dict inside what a file holds.
+    """Return the state_dict in a file's content.
 
     Args:
-        content: What `read_file` or `torch.load` returned.
-        name: What to call it in errors.
+        content: The result of `read_file` or `torch.load`.
+        name: Its name in errors.
         ema: As for `read_state_dict`.
 
     Raises:
-        CheckpointError: There is none, or it has values that are no tensors, or keys
-            that are no names.
+        CheckpointError: There is none, or it has values that are not tensors, or keys
+            that are not strings.
     """
     order = (EMA_WRAPPERS + WRAPPERS) if ema else (WRAPPERS + EMA_WRAPPERS)
     found = _innermost(content, order, DEEPEST)
@@ -236,9 +235,9 @@ def unwrap(content: Any, name: str, ema: bool = True) -> dict[str, Tensor]:
 
 
 def check_entries(state: Mapping[Any, Any], name: str) -> None:
-    """Raise CheckpointError unless a state dict is of tensors by name.
+    """Raise CheckpointError unless a state_dict has only tensors by name.
 
-    Modules may keep more under a name of PyTorch's, `_extra_state`.
+    Modules may store other objects under PyTorch's name `_extra_state`.
     """
     odd = [repr(key)[:60] for key in state if not isinstance(key, str)]
     if odd:
@@ -257,7 +256,7 @@ def check_entries(state: Mapping[Any, Any], name: str) -> None:
 
 
 def _innermost(content: Any, order: Sequence[str], depth: int) -> Any:
-    """Return what is inside all wrappers; of several, the first that has weights."""
+    """Return the content of all wrappers; of several, the first that has weights."""
     if not isinstance(content, Mapping) or not depth:
         return content
     inner = [content[k] for k in order if isinstance(content.get(k), Mapping)]
@@ -269,7 +268,7 @@ def _innermost(content: Any, order: Sequence[str], depth: int) -> Any:
 
 
 def _check_regular(path: Path) -> None:
-    """Raise CheckpointError for what is no file; a pipe would be waited for."""
+    """Raise CheckpointError if it is not a file; reading a pipe would block."""
     if '\0' in str(path):
         raise CheckpointError(f'{str(path)!r} is not a path: it contains a null byte')
     mode = os.stat(path).st_mode
@@ -314,7 +313,7 @@ def _read_safetensors(
         ) from error
     if map_location in (None, 'cpu'):
         return state
-    # PyTorch knows what all forms of it mean.
+    # PyTorch supports all forms of it.
     copy = io.BytesIO()
     torch.save(state, copy)
     copy.seek(0)

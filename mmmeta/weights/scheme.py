@@ -1,8 +1,8 @@
-"""Every checkpoint that MMEngine reads: without running code, and mmmeta:// too.
+"""Reading all of MMEngine's checkpoints without executing code, including mmmeta://.
 
-`load_from`, `--resume`, 'Pretrained', hubs and inferencers all ask MMEngine's
-`CheckpointLoader`, whose own readers unpickle anything, one way or another. Importing
-this module puts `mmmeta.weights.reading` in the place of all of them, for this process.
+`load_from`, `--resume`, 'Pretrained', hubs and inferencers all use MMEngine's
+`CheckpointLoader`, whose own readers unpickle anything. Importing this module replaces
+all of them by `mmmeta.weights.reading` in this process.
 """
 
 import io
@@ -47,7 +47,7 @@ DATA_SETS = {
 
 
 def _method(owner: Any, name: Any) -> Any:
-    """Stand in for `getattr` in a pickle: what MMEngine's own objects refer to."""
+    """Replace `getattr` in a pickle, for the methods of MMEngine's own objects."""
     allowed = {HistoryBuffer: STATISTICS, OneCycleParamScheduler: ANNEALINGS}
     if not isinstance(owner, type) or name not in allowed.get(owner, ()):
         raise RefusedError('builtins.getattr')
@@ -111,22 +111,22 @@ def _metainfo_of(data: str) -> dict[str, Any]:
 
 
 def load_from_local(filename: str, map_location: MapLocation = None) -> Any:
-    """Return what a file holds, its log as MMEngine resumes it.
+    """Return a file's content, with its log in the form that MMEngine resumes.
 
     Args:
-        filename: A path, or an http(s) address.
+        filename: A path or an http(s) URL.
         map_location: As for `torch.load`. Default: None.
 
     Raises:
-        CheckpointError: It cannot be had or read, or holds more than data.
+        CheckpointError: It cannot be obtained or read, or contains more than data.
     """
     return _harmless(read_file(locate(filename), map_location, RESUMED), filename)
 
 
 def _harmless(content: Any, name: str) -> Any:
-    """Return what a checkpoint holds, without what MMEngine would run of it.
+    """Return a checkpoint's content without the parts that MMEngine would execute.
 
-    Its Runner executes `meta['config']` as a config, to see for how many GPUs it was.
+    Its Runner executes `meta['config']` as a config, to get its number of GPUs.
     """
     if isinstance(content, dict):
         if isinstance(content.get('meta'), dict):
@@ -137,7 +137,7 @@ def _harmless(content: Any, name: str) -> Any:
 
 
 def _of_table(table: Callable[[], dict[str, str]]) -> Callable[[str, Any], Any]:
-    """Return a loader of names in one of MMEngine's tables of addresses."""
+    """Return a loader of names in one of MMEngine's tables of URLs."""
 
     def load_from_table(filename: str, map_location: MapLocation = None) -> Any:
         scheme, _, name = filename.partition('://')
@@ -145,13 +145,12 @@ def _of_table(table: Callable[[], dict[str, str]]) -> Callable[[str, Any], Any]:
         if scheme in ('open-mmlab', 'openmmlab'):
             name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
         if name not in known:
-            choices = ', '.join(nearest(name, list(known))) or 'none of them is near'
+            choices = ', '.join(nearest(name, list(known))) or 'none'
             raise CheckpointError(
-                f'{filename} is none of the names that MMEngine knows; nearest: '
-                f'{choices}'
+                f'{filename} is not a name that MMEngine knows; nearest: {choices}'
             )
         address = known[name]
-        if not address.startswith(WEB):  # in a table of the user's
+        if not address.startswith(WEB):  # in a user's table
             address = str(Path(mmengine_checkpoint._get_mmengine_home(), address))
         content = load_from_local(address, map_location)
         if scheme == 'mmcls':
@@ -162,14 +161,14 @@ def _of_table(table: Callable[[], dict[str, str]]) -> Callable[[str, Any], Any]:
 
 
 def load_from_ceph(filename: str, map_location: MapLocation = None) -> Any:
-    """Return what an object of a Petrel store holds; see `load_from_local`."""
+    """Return the content of an object in a Petrel store; see `load_from_local`."""
     backend = get_file_backend(filename, backend_args={'backend': 'petrel'})
     with io.BytesIO(backend.get(filename)) as file:
         return _harmless(read_stream(file, filename, map_location, RESUMED), filename)
 
 
 def load_from_pavi(filename: str, map_location: MapLocation = None) -> Any:
-    """Return what a model of Pavi's cloud holds; see `load_from_local`."""
+    """Return the content of a model in Pavi's cloud; see `load_from_local`."""
     try:
         from pavi import modelcloud
     except ImportError as error:
@@ -181,7 +180,7 @@ def load_from_pavi(filename: str, map_location: MapLocation = None) -> Any:
         return load_from_local(str(path), map_location)
 
 
-# All of MMEngine's schemes; the last is that of paths.
+# All of MMEngine's schemes; the last is for paths.
 LOADERS: dict[str, Callable[[str, Any], Any]] = {
     SCHEME: load_from_mmmeta,
     **dict.fromkeys(WEB, load_from_local),

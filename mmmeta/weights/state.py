@@ -129,7 +129,7 @@ def _under(keys: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 
 def _as_own(value: Tensor, row: Row) -> Tensor:
-    """Return a pointwise weight as (O, I, 1, 1), anything else as it is."""
+    """Return a pointwise weight as (O, I, 1, 1), anything else unchanged."""
     if row.ndim and value.dim() == 2 and value.layout is torch.strided:
         return value[:, :, None, None]
     return value

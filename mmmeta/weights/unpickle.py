@@ -1,8 +1,8 @@
-"""Unpickling data but not code: what `torch.load` may build.
+"""Unpickling data but not code, for `torch.load`.
 
-`torch.load(weights_only=True)` keeps one list of additional names for the process, and
-threads change it under each other. Here each call has its own list, which `torch.load`
-uses through its argument `pickle_module`.
+`torch.load(weights_only=True)` has one process-wide list of additional names, which is
+not thread-safe. Here each call has its own list, which `torch.load` uses through its
+argument `pickle_module`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch._weights_only_unpickler import _get_allowed_globals
 
 Names = Mapping[str, Any]
-# How pickles of protocol 2 and older call these modules.
+# Names of these modules in pickles of protocol 2 and older.
 _MODULES = {'__builtin__': 'builtins', 'copy_reg': 'copyreg'}
 
 
@@ -31,7 +31,7 @@ class RefusedError(Exception):
 
 
 class DamagedError(Exception):
-    """The file contradicts itself; the message says where."""
+    """The file is inconsistent; the message says where."""
 
 
 # Types that files name as values, such as a default factory, and never call.
@@ -116,8 +116,8 @@ class Pickle(types.ModuleType):
     """Takes the place of the module `pickle` in PyTorch's reading of files.
 
     Args:
-        names: What the full names in a file stand for. Functions and classes may be
-            called with any arguments that a file contains.
+        names: Objects by full name in a file. Functions and classes may be called with
+            any arguments that a file contains.
     """
 
     def __init__(self, names: Names) -> None:
@@ -125,7 +125,7 @@ class Pickle(types.ModuleType):
         self.Unpickler = type('Unpickler', (_Unpickler,), {'names': names})
 
     def load(self, file: BinaryIO, **options: Any) -> Any:
-        """Return what a pickle contains; `options` are those of `pickle.load`."""
+        """Return a pickle's content; `options` are those of `pickle.load`."""
         return self.Unpickler(file, **options).load()
 
 
@@ -203,7 +203,7 @@ def _defaultdict(factory: Any = None) -> dict[Any, Any]:
 def _rebuild_tensor(
     storage: Any, offset: int, size: Any, stride: Any, *more: Any
 ) -> Tensor:
-    """Replace `_rebuild_tensor_v2`, which would enlarge a storage that is too small."""
+    """Replace `_rebuild_tensor_v2`, which would enlarge a too small storage."""
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if 0 not in size and not 0 <= last < storage._size():
         raise DamagedError('a tensor is larger than its storage')
@@ -211,14 +211,14 @@ def _rebuild_tensor(
 
 
 def _bytes(content: Any = b'', encoding: str = 'latin1') -> bytes:
-    """Replace `bytes`, whose form for N zeros could fill the memory."""
+    """Replace `bytes`, which could fill the memory with N zeros."""
     if encoding not in ('latin1', 'latin-1', 'utf-8'):
         raise RefusedError(f'_codecs.encode({encoding!r})')
     return content.encode(encoding) if isinstance(content, str) else bytes(content[:])
 
 
 def _range(*limits: int) -> range:
-    """Replace `range`, of which others could be filled without end."""
+    """Replace `range`, whose values could fill other containers endlessly."""
     if len(found := range(*limits)) > 1_000_000:
         raise RefusedError(f'a {found}')
     return found

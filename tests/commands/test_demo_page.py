@@ -89,7 +89,7 @@ def server(folder) -> Iterator[str]:
     stop(process, folder)
     # The reason for skipping a folder is printed in one line.
     assert (
-        'left out: config work_dirs/broken/config.py'
+        'skipped: config work_dirs/broken/config.py'
         in (folder / 'stderr.txt').read_text()
     )
 

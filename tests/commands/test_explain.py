@@ -333,5 +333,5 @@ def test_scores_that_are_no_numbers_are_no_map(image, tmp_path, capsys):
     spec = f'poolformer_s12={tmp_path / "m.pth"}'
     out = tmp_path / 'out.png'
     assert main(['explain', str(image), '--models', spec, '--out', str(out)]) == 1
-    assert 'gives NaN or infinite scores or maps' in capsys.readouterr().err
+    assert 'returns NaN or infinite scores or maps' in capsys.readouterr().err
     assert not out.exists()

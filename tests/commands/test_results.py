@@ -113,8 +113,7 @@ def test_map_values_are_kept_where_names_lack(segmentor, tmp_path, capsys):
     rows = rows_of(tmp_path / 'out/classes.csv')
     assert [row['class'] for row in rows] == ['circle', 'cross', *'23456']
     assert capsys.readouterr().err == (
-        f'{segmentor[1]}: 2 class names and 7 outputs: numbers stand in where names '
-        'lack\n'
+        f'{segmentor[1]}: 2 class names and 7 outputs: numbers replace missing names\n'
     )
 
 
@@ -193,8 +192,8 @@ def test_classes_of_one_name_keep_ids_of_their_own(detector, tmp_path, capsys):
     capsys.readouterr()
     assert predict(*detector, image, '--ann-file', ann_file, out=tmp_path / 'o') == 1
     assert capsys.readouterr().err == (
-        "mmmeta predict: the model has the class 'a' 2 times: --ann-file cannot tell "
-        'them apart\n'
+        "mmmeta predict: the model has the class 'a' 2 times: --ann-file cannot "
+        'distinguish them\n'
     )
 
 
@@ -212,7 +211,7 @@ def test_numbers_are_added_where_a_result_has_more_classes(
     assert highest > 2 and (tmp_path / 'out/vis/a.jpg').is_file()
     names = ['a', 'b', *map(str, range(2, highest))]
     assert [category['name'] for category in categories] == names
-    assert 'numbers stand in' in capsys.readouterr().err
+    assert 'numbers replace' in capsys.readouterr().err
 
 
 # -- one bad image ----------------------------------------------------------------
@@ -321,7 +320,7 @@ def test_detections_that_are_no_numbers_are_left_out(
     assert len(found) == 5
     assert {result['image_id'] for result in found} == {1}
     assert capsys.readouterr().err.splitlines() == [
-        f'{image}: 3 of 8 detections left out (NaN or infinite in box or score, no '
+        f'{image}: 3 of 8 detections omitted (NaN or infinite in box or score, no '
         'class -1)',
         '1 of 1 images failed',
     ]
@@ -359,7 +358,7 @@ def test_inputs_of_one_name_have_ids_of_their_own(tmp_path, capsys):
     capsys.readouterr()
     assert ids_with('1.png') == 1
     message = capsys.readouterr().err
-    assert "has one id, 8, for 'x/1.png' and 'y/1.png'" in message
+    assert "has the same id, 8, for 'x/1.png' and 'y/1.png'" in message
     assert message.count('\n') == 1
     assert ids_with('1.png', '1.png') == 1
     assert "images has '1.png' 2 times" in capsys.readouterr().err
@@ -604,7 +603,7 @@ def test_no_input_is_written_over(classifier, tmp_path, capsys):
     before = image.read_bytes()
     assert predict(*classifier, image, out=tmp_path) == 1
     err = capsys.readouterr().err
-    assert 'would be written over, and is an input' in err and err.count('\n') == 1
+    assert 'would be overwritten but is an input' in err and err.count('\n') == 1
     assert image.read_bytes() == before
 
 

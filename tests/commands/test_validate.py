@@ -114,7 +114,7 @@ def test_images_that_cannot_be_read(data, checkpoint, ranked, tmp_path, capsys):
     assert facts['top1'] == pytest.approx(accuracy(good, sorted(CLASSES), 1))
     assert err.splitlines() == [
         f'{bad}: cannot be read: image file is truncated (78 bytes not processed)',
-        '1 of 12 images failed and do not count',
+        '1 of 12 images failed and are not counted',
     ]
 
 
@@ -187,4 +187,4 @@ def test_logits_that_are_no_numbers_are_wrong(data, checkpoint, tmp_path, capsys
     out, err = capsys.readouterr()
     facts = json.loads(out)
     assert (facts['top1'], facts['top5'], facts['images']) == (0, 0, 12)
-    assert err == '12 of 12 images have NaN or infinite logits, and count as wrong\n'
+    assert err == '12 of 12 images have NaN or infinite logits and count as wrong\n'

@@ -289,7 +289,7 @@ class TestLoadFrom:
         state = saved()
         torch.save({'state_dict': {**state, 'mask_head.a': torch.ones(1)}}, 'm.pth')
         self.begin(train)
-        assert 'not used of load_from, m.pth,: 1 tensors of mask_head' in said
+        assert 'not used from load_from, m.pth,: 1 tensors of mask_head' in said
 
 
 class TestPretrained:

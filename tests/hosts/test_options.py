@@ -97,7 +97,7 @@ def test_options_are_merged_as_mmengine_does():
     [
         ({'pipeline.2.scale': 1}, 'pipeline is a list of 2, expected an index below'),
         ({'pipeline.x.scale': 1}, "an index below that, got 'x'"),
-        ({'rates.0': 5}, 'give the whole list, rates=[...]'),
+        ({'rates.0': 5}, 'pass the whole list, rates=[...]'),
         ({'model.arch.depth': 5}, "model.arch is 's12', which has no entry 'depth'"),
         ({'model.dims.0': 5}, "model.dims is (1, 2), which has no entry '0'"),
         ({'model.init_cfg.type': 5}, "model.init_cfg is None, which has no entry 'ty"),

@@ -172,7 +172,7 @@ def test_places_that_are_not_there(tmp_path, state, kind, map_location):
         save_file(state, path)
     else:
         torch.save(state, path, _use_new_zipfile_serialization=kind == 'torch')
-    with pytest.raises(CheckpointError, match='cannot be put where map_location says'):
+    with pytest.raises(CheckpointError, match='cannot be moved to map_location'):
         read_state_dict(path, map_location=map_location)
 
 

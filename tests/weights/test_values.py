@@ -46,7 +46,7 @@ def test_values_that_half_precision_cannot_hold(state, given, wanted, value):
     module = PoolFormer(TINY).to(wanted)
     load_backbone(module, state)
     state[KEY][0, 0] = value
-    refused(module, state, rf'{KEY} has values up to .*, which {wanted} cannot hold')
+    refused(module, state, rf'{KEY} has values up to .*, which {wanted} cannot')
     load_backbone(module.double(), state)
 
 
@@ -144,7 +144,7 @@ def test_tied_tensors(state):
     block = module.stages[0].blocks[0]
     block.norm2.weight = block.norm1.weight
     state[one] = torch.full((8,), 2.0)
-    refused(module, state, f'{other} differs from {one}, and the model ties them')
+    refused(module, state, f'{other} differs from {one}, but the model ties them')
     del state[other]  # as in files of safetensors
     load_backbone(module, state)
     assert block.norm2.weight.eq(2).all()

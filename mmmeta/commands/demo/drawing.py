@@ -75,7 +75,7 @@ def _draw_sample(
         classes=tuple(map(printable, prediction.classes)),
         palette=list(prediction.palette),
     )
-    with rc_context({'text.parse_math': False}):  # a dollar in a name is no formula
+    with rc_context({'text.parse_math': False}):  # a name may contain a dollar
         visualizer.add_datasample('page', image, sample, draw_gt=False, **options)
     return visualizer.get_image()
 
@@ -106,8 +106,8 @@ def _count(prediction: Prediction, threshold: float) -> str:
 
 
 def _legend(prediction: Prediction) -> str:
-    """Return the classes on the map with their colors and shares of the image."""
-    # Those of two classes that one output tells apart are floats.
+    """Return the classes in the map with their colors and shares of the image."""
+    # Labels of two classes that share one output are floats.
     labels = prediction.sample.pred_sem_seg.data.flatten().long()
     counts = np.bincount(labels)
     rows = []
@@ -131,14 +131,14 @@ def scores(prediction: Prediction) -> dict[str, float]:
     """Return a classifier's probabilities by class.
 
     Raises:
-        ValueError: They are no numbers, which the page could not show.
+        ValueError: They are NaN or infinite, which the page could not show.
     """
     values = prediction.sample.pred_score.tolist()
     if not all(map(math.isfinite, values)):
         raise ValueError('NaN or infinite among the scores')
     # There may be more names than outputs.
     names = [printable(name) for name in prediction.classes[: len(values)]]
-    # Two of ImageNet's classes may have one name.
+    # ImageNet has classes with the same name.
     twice = {name for name, n in Counter(names).items() if n > 1}
     return {
         f'{name} ({i})' if name in twice else name: value

@@ -65,8 +65,8 @@ def open_image(path: str | None) -> np.ndarray:
         return read_image(path)
     except ValueError as error:
         raise UserError(
-            f'this file cannot be read as an image ({error}); expected a JPEG, PNG, '
-            'WebP or the like, not damaged'
+            f'this file cannot be read as an image ({error}); expected an undamaged '
+            'JPEG, PNG, WebP or similar file'
         ) from error
 
 
@@ -286,5 +286,5 @@ class Page:
         summary = drawing.describe(prediction, threshold)
         try:
             return [drawing.draw(prediction, threshold), summary]
-        except Exception as error:  # what was found is said even so
+        except Exception as error:  # the prediction is described even so
             return [None, f'{summary}{explain(error)}']

@@ -125,7 +125,7 @@ def _make_page(
     def find() -> list[Model]:
         models, left_out = find_models()
         for line in left_out:
-            print(f'mmmeta demo: left out: {printable(line)}', file=sys.stderr)
+            print(f'mmmeta demo: skipped: {printable(line)}', file=sys.stderr)
         return models
 
     # A config is a program: only those at this machine may name one.

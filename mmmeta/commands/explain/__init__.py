@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mmmeta.commands.explain.maps import Explanation, Subject
 
     Row: TypeAlias = tuple[Path, np.ndarray]
-    # What was found on the images; None where it failed.
+    # Results for the images; None for those that failed.
     Column: TypeAlias = tuple[Subject, list[Explanation | None]]
 
 METHODS = {
@@ -35,7 +35,7 @@ METHODS = {
 COLUMN = 2.6  # inches
 LINE = 0.2
 DPI = 150
-MAX_SIDE = 65_000  # pixels, which matplotlib draws at most
+MAX_SIDE = 65_000  # pixels, matplotlib's maximum
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
                 found[-1] = explanation = explain(subject, image, cam, args.target)
                 print(printable(f'{path}  {spec}  {method}  {explanation.label}'))
                 if args.out_dir:
-                    # Images of different folders may have one name, as models may.
+                    # Images in different folders may have the same name, as may models.
                     name = f'{row}_{path.stem}_{subject.name}'
                     name = name.translate(str.maketrans(' :/', '___'))
                     stem = unique_name(name, taken, len('.npy'), ignore_case=True)
@@ -121,10 +121,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read_all(paths: Sequence[str], failures: Failures) -> 'list[Row]':
-    """Return the images that can be read, each (H, W, 3), uint8, RGB.
+    """Return the readable images, each (H, W, 3), uint8, RGB.
 
     Raises:
-        UserError: None of them can.
+        UserError: None of them can be read.
     """
     from mmmeta.hosts.images import read_image
 
@@ -143,7 +143,7 @@ def _read_all(paths: Sequence[str], failures: Failures) -> 'list[Row]':
 
 
 def _write_panel(stem: Path, image: 'np.ndarray', heat: 'np.ndarray') -> None:
-    """Write a map as STEM.npy, and then what it looks like as STEM.png."""
+    """Write a map as STEM.npy, and then a picture of it as STEM.png."""
     import numpy as np
     from PIL import Image
 
@@ -165,7 +165,7 @@ def _draw_grid(out: Path, rows: 'list[Row]', columns: 'list[Column]') -> Path:
 
     from mmmeta.commands.explain.maps import overlay
 
-    # Of an image that is a strip, the row is not as high as it.
+    # The row of a narrow strip is not as high as the image.
     heights = [
         COLUMN * min(max(image.shape[0] / image.shape[1], 0.1), 10) for _, image in rows
     ]
@@ -173,7 +173,7 @@ def _draw_grid(out: Path, rows: 'list[Row]', columns: 'list[Column]') -> Path:
     width = COLUMN * (1 + len(columns))
     height = sum(heights) + LINE * (title_lines + len(rows))
     with warnings.catch_warnings(), rc_context({'text.parse_math': False}):
-        warnings.filterwarnings('ignore', message='Glyph ')  # that the font lacks
+        warnings.filterwarnings('ignore', message='Glyph ')  # missing in the font
         figure = Figure((width, height), layout='constrained')
         axes = figure.subplots(
             len(rows), 1 + len(columns), squeeze=False, height_ratios=heights

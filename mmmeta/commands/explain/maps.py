@@ -130,7 +130,7 @@ def _to_maps(subject: Subject, view: View, output: Any) -> Tensor:
     """Return a layer's output as maps (B, C, H, W).
 
     Raises:
-        OptionError: It is no map, nor tokens of a grid of the image's shape.
+        OptionError: It is neither a map nor tokens of a grid of the image's shape.
     """
     if isinstance(output, Tensor) and output.dim() == 4:
         return output.permute(0, 3, 1, 2) if subject.channels_last else output
@@ -142,8 +142,8 @@ def _to_maps(subject: Subject, view: View, output: Any) -> Tensor:
             return tokens.transpose(1, 2).unflatten(2, (rows, number // rows))
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     raise OptionError(
-        f'{subject.name}: the layer gives {shape}, neither maps (B, C, H, W) nor the '
-        'tokens of a grid; choose another by --layer'
+        f'{subject.name}: the layer returns {shape}, neither maps (B, C, H, W) nor '
+        'grid tokens; choose another with --layer'
     )
 
 
@@ -162,13 +162,13 @@ def explain(
         target: Index of the class. Default: the class with the highest score.
 
     Raises:
-        OptionError: No such class, or no layer is known.
-        ValueError: The scores or the map are no numbers.
+        OptionError: No such class, or the layer is unknown.
+        ValueError: The scores or the map are NaN or infinite.
     """
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     if subject.layer is None:
-        raise OptionError(f'{subject.name}: its last stage is not known; give --layer')
+        raise OptionError(f'{subject.name}: the last stage is unknown; pass --layer')
     view = subject.prepare(image)
     model = subject.scores_for(view)
     device = next(model.parameters()).device
@@ -188,7 +188,7 @@ def explain(
     if not subject.dense:
         label = f'{label} {scores.softmax(0)[index]:.2f}'
     if not (np.isfinite(heat).all() and scores.isfinite().all()):
-        raise ValueError(f'{subject.name} gives NaN or infinite scores or maps')
+        raise ValueError(f'{subject.name} returns NaN or infinite scores or maps')
     if not heat.any():
         label = f'{label} (no evidence)'
     return Explanation(_place(heat, view, image.shape[:2]), index, label)

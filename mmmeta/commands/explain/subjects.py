@@ -110,7 +110,7 @@ def _build_timm(
     arch = name.removeprefix(TIMM)
     if not timm.is_model(arch):
         raise UserError(f'timm has no model {arch!r}{_hint(arch, timm.list_models())}')
-    model: Any  # of its attributes timm's types say nothing
+    model: Any  # timm's types do not describe its attributes
     if checkpoint:
         model = _load_timm(arch, checkpoint)
     else:

@@ -33,7 +33,7 @@ DEFAULT_KEYS = ('loss', '*loss*', 'lr', '*mAP', '*mIoU', '*accuracy/top1')
 # Okabe and Ito's colors for color-blind readers, without the yellow.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#000000')
 STYLES: tuple[Literal['-', '--', ':', '-.'], ...] = ('-', '--', ':', '-.')
-STYLE: dict[Any, Any] = {  # some of matplotlib's versions have a type of its keys
+STYLE: dict[Any, Any] = {  # some versions of matplotlib have a type for its keys
     'axes.axisbelow': True,
     'axes.edgecolor': '#666666',
     'axes.formatter.useoffset': False,
@@ -58,7 +58,7 @@ class Series:
 
 
 class Look(NamedTuple):
-    """How a run's lines are drawn."""
+    """The style of a run's lines."""
 
     color: str
     style: Literal['-', '--', ':', '-.']

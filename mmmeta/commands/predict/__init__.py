@@ -137,7 +137,7 @@ def _samples(
     batch_size: int,
     failures: Failures,
 ) -> Iterator[tuple[int, 'np.ndarray', Any]]:
-    """Yield the index, the pixels and the data sample of each image that has one."""
+    """Yield the index, pixels and data sample of each image that did not fail."""
     from tqdm import tqdm
 
     from mmmeta.hosts.images import read_image
@@ -159,7 +159,7 @@ def _samples(
 
 
 def _predict(predictor: 'Predictor', images: list['np.ndarray']) -> list[Any]:
-    """Return the images' data samples; an exception in place of one that failed."""
+    """Return the images' data samples, or an exception for each that failed."""
     from mmmeta.hosts.predictor import NoResultError
 
     if not images:
@@ -174,7 +174,7 @@ def _predict(predictor: 'Predictor', images: list['np.ndarray']) -> list[Any]:
     except Exception as error:
         if len(images) == 1:
             return [error]
-    # One of them is too odd for the pipeline, or they are too large together.
+    # One of them does not suit the pipeline, or the batch is too large.
     return [sample for image in images for sample in _predict(predictor, [image])]
 
 

@@ -1,4 +1,4 @@
-"""Detections as COCO's files, written line by line until the end."""
+"""Writing detections in COCO's formats, line by line until the run is complete."""
 
 import json
 import math
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 class DetectionWriter:
-    """Writes `detections.json` and `images.json`, both as COCO has them.
+    """Writes `detections.json` and `images.json` in COCO's formats.
 
-    The first is a list of results, the second says what their ids stand for, so that
+    The first is a list of results, the second defines their ids, so that
     `COCO('images.json').loadRes('detections.json')` works. Images and categories
     count from 1, or have the ids of an annotation file.
 
-    Until the end the results are in `detections.jsonl.part`: a line of JSON with the
-    categories, then one for each image, with its name.
+    Until then the results are in `detections.jsonl.part`: a line of JSON with the
+    categories, then one per image, with its name.
 
     Args:
-        out_dir: Where to write.
-        predictor: For the classes.
-        paths: Of all images.
-        names: Likewise, no two alike.
-        ann_file: A COCO annotation file to take the ids from. Default: None.
+        out_dir: The output folder.
+        predictor: Has the classes.
+        paths: Paths of all images.
+        names: Their names, without duplicates.
+        ann_file: A COCO annotation file whose ids are used. Default: None.
 
     Raises:
         UserError: The annotation file cannot be read, lacks an image or a class, or
-            has one id for two of them; or the files cannot be written.
+            has the same id for two of them; or the files cannot be written.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class DetectionWriter:
         """Add the detections on an image; `stem` is not used.
 
         Returns:
-            What was left out, as no file of COCO's can have it; None for nothing.
+            What was omitted because COCO's format cannot represent it, or None.
         """
         found = self.pred2dict(sample)
         detections, left_out = [], []
@@ -109,7 +109,7 @@ class DetectionWriter:
         if not left_out:
             return None
         return (
-            f'{len(left_out)} of {len(found["labels"])} detections left out '
+            f'{len(left_out)} of {len(found["labels"])} detections omitted '
             f'({", ".join(dict.fromkeys(left_out))})'
         )
 
@@ -122,11 +122,11 @@ class DetectionWriter:
         return self.category_ids[int(label)] if in_file else None
 
     def kept(self) -> str:
-        """Say where the results are that were written so far."""
+        """Return where the results written so far are."""
         return f'{self.lines.path} has the detections of {self.count} images'
 
     def close(self) -> dict[Path, str]:
-        """Make COCO's files of the lines; return what is in them."""
+        """Convert the lines to COCO's files; return descriptions of them."""
         self.lines.close()
         images, count = [], 0
         with replacing(self.files[0]) as results, replacing(self.files[1]) as ids:
@@ -144,12 +144,12 @@ class DetectionWriter:
         self.lines.path.unlink()
         return {
             self.files[0]: f'{count} detections',
-            self.files[1]: 'what their ids stand for',
+            self.files[1]: 'the meaning of their ids',
         }
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the images of the lines that a `DetectionWriter` wrote."""
+    """Yield the images from the lines written by a `DetectionWriter`."""
     with path.open() as file:
         next(file)  # the categories
         for line in file:
@@ -163,7 +163,7 @@ def _read_annotations(ann_file: str) -> dict[str, dict[Any, Any]]:
     """Return the ids of images and classes in an annotation file, by name.
 
     Raises:
-        UserError: It cannot be read, or has two things of one name.
+        UserError: It cannot be read, or has duplicate names.
     """
     try:
         content = json.loads(Path(ann_file).read_text(encoding='utf-8'))
@@ -174,7 +174,7 @@ def _read_annotations(ann_file: str) -> dict[str, dict[Any, Any]]:
         ids = {key: dict(value) for key, value in pairs.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f'{ann_file} is no COCO annotation file: {type(error).__name__}: {error}'
+            f'{ann_file} is not a COCO annotation file: {type(error).__name__}: {error}'
         ) from error
     for key, value in pairs.items():
         _check_unique([name for name, _ in value], f'{ann_file}: {key} has')
@@ -185,7 +185,7 @@ def _check_unique(names: Sequence[str], what: str) -> None:
     name, number = next(iter(Counter(names).most_common(1)), ('', 0))
     if number > 1:
         raise UserError(
-            f'{what} {name!r} {number} times: --ann-file cannot tell them apart'
+            f'{what} {name!r} {number} times: --ann-file cannot distinguish them'
         )
 
 
@@ -195,7 +195,7 @@ def _image_ids(
     paths: Sequence[Path],
     names: Sequence[str],
 ) -> dict[str, int]:
-    """Return the ids of the images, which the file may name with folders or without."""
+    """Return the ids of the images, which the file may list with or without folders."""
     ids: dict[str, int] = {}
     owner: dict[int, str] = {}
     missing = []
@@ -210,8 +210,8 @@ def _image_ids(
         other = owner.setdefault(ids[name], name)
         if other != name:
             raise UserError(
-                f'{ann_file} has one id, {ids[name]}, for {other!r} and {name!r}; '
-                'expected file names that tell them apart, or one of them as input'
+                f'{ann_file} has the same id, {ids[name]}, for {other!r} and {name!r}; '
+                'expected different file names, or only one of them as input'
             )
     _check_missing(missing, ann_file)
     return ids

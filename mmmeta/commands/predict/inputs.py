@@ -18,13 +18,13 @@ def list_images(inputs: Sequence[str], out_dir: Path) -> list[Path]:
     """Return the input images without duplicates, in the given order.
 
     Args:
-        inputs: Images, folders (with all folders inside, links to folders too) and
-            patterns with * or **. Of folders and patterns files with the ending of an
-            image are taken.
-        out_dir: Nothing in it is taken: what an earlier run drew is no input.
+        inputs: Images, folders (searched recursively, including linked folders) and
+            patterns with * or **. In folders and patterns, only files with an image
+            extension are used.
+        out_dir: Files in it are skipped: pictures of an earlier run are not inputs.
 
     Raises:
-        UserError: One of the inputs leads to no image, or a folder cannot be read.
+        UserError: One of the inputs has no images, or a folder cannot be read.
     """
     found: dict[tuple[str, str], Path] = {}
     for text in inputs:
@@ -36,7 +36,7 @@ def list_images(inputs: Sequence[str], out_dir: Path) -> list[Path]:
             inside = [file for match in matches for file in _inside(Path(match))]
             images = sorted(p for p in inside if not is_in(p, out_dir))
         if not images:
-            kind = 'a folder without images' if path.is_dir() else 'not there'
+            kind = 'a folder without images' if path.is_dir() else 'missing'
             if path.is_dir() and inside:
                 kind = f'inside --out-dir {out_dir}, where results go'
             raise UserError(
@@ -55,7 +55,7 @@ def _inside(path: Path) -> list[Path]:
         for file in files
         if file.suffix.lower() in SUFFIXES
         and not file.name.startswith('.')
-        # A link to nothing is an image that cannot be read.
+        # A broken link is an unreadable image.
         and (file.is_file() or (file.is_symlink() and not file.exists()))
     ]
 
@@ -66,7 +66,7 @@ def _real(folder: str) -> str:
 
 
 def _entry(path: str | Path) -> tuple[str, str]:
-    """Return the real folder and the name: one for all ways that lead to a file."""
+    """Return the real folder and the name, which identify a file."""
     folder, name = os.path.split(os.path.abspath(path))
     return _real(folder), name
 
@@ -79,22 +79,22 @@ def relative_names(paths: Sequence[Path]) -> list[str]:
 
 
 def output_stems(names: Sequence[str], ignore_case: bool = False) -> list[str]:
-    """Return what is made from the images is called, without an ending, no two alike.
+    """Return unique names of the images' output files, without their extension.
 
-    That is the name without its ending, or with it where two images of the set differ
-    in nothing else. One that is too long for a file is cut off, and one that would
-    still be another's is numbered: `x~2`.
+    This is the image's name without its extension, or with it if two images differ
+    only in that. A name that is too long for a file is truncated, and one that would
+    still collide is numbered: `x~2`.
 
     Args:
-        names: Of the images.
-        ignore_case: Whether `x` and `X` are one file. Default: False.
+        names: Names of the images.
+        ignore_case: Whether `x` and `X` are the same file. Default: False.
     """
     stems = [os.path.splitext(name)[0] for name in names]
     if len(set(stems)) < len(stems):
         stems = list(names)
     room = max(map(len, RESULT_SUFFIXES.values()))
     folders = {str(parent) for name in names for parent in PurePath(name).parents}
-    # A folder may be called as a result would be: x.png/.
+    # A folder may have the name of a result: x.png/.
     taken = {
         folder.removesuffix(suffix)
         for folder in folders
@@ -108,7 +108,7 @@ def output_stems(names: Sequence[str], ignore_case: bool = False) -> list[str]:
 def check_overwriting(
     paths: Sequence[Path], stems: Sequence[str], out_dir: Path
 ) -> None:
-    """Look for results that would take the place of the images themselves.
+    """Check that no result would overwrite an input image.
 
     Raises:
         UserError: There is one.
@@ -119,6 +119,6 @@ def check_overwriting(
             result = out_dir / folder / f'{stem}{suffix}'
             if _entry(result) in inputs:
                 raise UserError(
-                    f'{result} would be written over, and is an input; choose another '
+                    f'{result} would be overwritten but is an input; choose another '
                     '--out-dir'
                 )

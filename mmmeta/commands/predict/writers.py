@@ -1,7 +1,7 @@
-"""Predictions as files: label maps, a table, and detections by `detections`.
+"""Writing predictions: label maps, a table, and detections (in `detections`).
 
-Each image's results are written before the next image is looked at, so that a run that
-ends early has lost nothing.
+Each image's results are written before the next image is read, so that a run that ends
+early loses nothing.
 """
 
 import io
@@ -29,8 +29,8 @@ TOP = 5
 class SegmentationWriter:
     """Writes a label map for each image, and `classes.csv`.
 
-    A map is a PNG file of the image's size whose values are class indices from 0: with
-    the classes' colors as its palette, or of 16 bits where there are over 256.
+    A map is a PNG file of the image's size whose values are class indices from 0, with
+    the classes' colors as palette, or in 16 bits if there are more than 256 classes.
 
     Raises:
         UserError: The files cannot be written.
@@ -55,7 +55,7 @@ class SegmentationWriter:
         """Write the map of an image as maps/STEM.png; `name` is not used.
 
         Raises:
-            ValueError: Its values are no indices that a PNG file can have.
+            ValueError: Its values are not indices that a PNG file can represent.
         """
         from PIL import Image
 
@@ -66,7 +66,7 @@ class SegmentationWriter:
         if len(self.predictor.classes) <= 256:
             picture = Image.fromarray(values.astype('uint8'))
             colors = [value for color in self.predictor.palette for value in color]
-            # A full one: Pillow cuts values to as few bits as a short palette needs.
+            # A full palette: with a short one Pillow truncates values to fewer bits.
             picture.putpalette(colors + [0] * (768 - len(colors)))
         else:
             picture = Image.fromarray(values.astype('uint16'))
@@ -92,15 +92,15 @@ class SegmentationWriter:
         return f'{self.folder} has the maps of {self.count} images'
 
     def close(self) -> dict[Path, str]:
-        """Return what is in the files."""
+        """Return descriptions of the files."""
         return {
             self.folder: f'{self.count} label maps',
-            self.table: 'what their values stand for',
+            self.table: 'the meaning of their values',
         }
 
 
 class ClassificationWriter:
-    """Writes `top5.csv`: the likeliest classes of each image, a row each.
+    """Writes `top5.csv`: the most likely classes of each image, one per row.
 
     Raises:
         UserError: It cannot be written.
@@ -122,7 +122,7 @@ class ClassificationWriter:
         """Add the rows of an image; `stem` and `image` are not used.
 
         Returns:
-            That its scores are no numbers; None if they are.
+            A remark if its scores are NaN or infinite, else None.
         """
         classes, scores = self.predictor.classes, sample.pred_score
         values, labels = scores.topk(min(TOP, len(scores)))
@@ -140,9 +140,9 @@ class ClassificationWriter:
         return f'{self.lines.path} has the rows of {self.count} images'
 
     def close(self) -> dict[Path, str]:
-        """Return what is in the table."""
+        """Return a description of the table."""
         self.lines.close()
-        return {self.lines.path: 'the likeliest classes of each image'}
+        return {self.lines.path: 'the most likely classes of each image'}
 
 
 WRITERS = {

@@ -140,10 +140,10 @@ def run(args: argparse.Namespace) -> int:
     failures = Failures()
     for path in result.failed:
         failures.add(path, ValueError(data.reason(path)), 'cannot be read')
-    status = failures.report(len(data), ' and do not count')
+    status = failures.report(len(data), ' and are not counted')
     if result.not_finite:
         print(
-            f'{result.not_finite} of {len(data)} images have NaN or infinite logits, '
+            f'{result.not_finite} of {len(data)} images have NaN or infinite logits '
             'and count as wrong',
             file=sys.stderr,
         )

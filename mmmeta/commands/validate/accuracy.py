@@ -37,9 +37,8 @@ class Accuracy:
         top1: Percentage of images whose most likely class was correct.
         top5: Percentage with the correct class among the five most likely.
         images_per_second: Throughput, from file to logits.
-        failed: The images that could not be read, which do not count above.
-        not_finite: How many images the model gave NaN or infinite logits for; they
-            count as wrong.
+        failed: The images that could not be read; not counted above.
+        not_finite: Number of images with NaN or infinite logits, which count as wrong.
     """
 
     images: int
@@ -69,7 +68,7 @@ class ClassFolders(Dataset):
         self, root: Path, class_map: Mapping[str, int], limit: int | None = None
     ) -> None:
         endings = set(get_img_extensions())
-        # As timm reads them, but for links that go in circles.
+        # Like timm, except for links that form cycles.
         samples = [
             (str(path), class_map[path.parent.name])
             for path in files_in(root, by_name=True)
@@ -92,11 +91,11 @@ class ClassFolders(Dataset):
         path, label = self.samples[index]
         try:
             return self.transform(load_picture(path).convert('RGB')), label
-        except Exception:  # whatever it is: `reason` says it at the end
+        except Exception:  # any error: `reason` reports it at the end
             return self.transform(Image.new('RGB', (1, 1))), -1 - index
 
     def reason(self, path: str) -> str:
-        """Return why an image was left out."""
+        """Return why an image was skipped."""
         try:
             self.transform(load_picture(path).convert('RGB'))
         except Exception as error:
@@ -163,7 +162,7 @@ def read_class_map(
 
 def _from_file(path: str, num_classes: int) -> dict[str, int]:
     try:
-        # As names of folders, whatever bytes they have.
+        # Like folder names, which may contain any bytes.
         names = Path(path).read_text('utf-8', 'surrogateescape').split('\n')
     except OSError as error:
         raise UserError(f'--class-map {path} cannot be read: {error}') from error
@@ -200,7 +199,7 @@ def evaluate(
         UserError: No image can be read.
     """
     loader = create_loader(
-        data,  # type: ignore[arg-type]  # timm asks for no more than it has
+        data,  # type: ignore[arg-type]  # it has all that timm uses
         row.input_size,
         batch_size,
         interpolation=row.interpolation,
