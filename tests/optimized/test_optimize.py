@@ -8,6 +8,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
+import odd_models
 import pytest
 import torch
 from mmengine.config import Config
@@ -390,3 +391,81 @@ def test_several_threads_at_once():
     fast = mmmeta.optimize(build('ConvFormer'))  # nothing is packed
     with ThreadPoolExecutor(4) as pool:
         assert max(pool.map(run, range(40))) < 1e-4
+
+
+STOCK = {
+    # Convolutions shared by levels that have batch norms of their own.
+    'RetinaSepBN': 'efficientnet/retinanet_effb3_fpn_8xb4-crop896-1x_coco.py',
+    # Batch norms in front of, behind and between what several paths share.
+    'NAS-FPN': 'nas_fpn/retinanet_r50_nasfpn_crop640-50e_coco.py',
+    'DyHead': 'dyhead/atss_r50_fpn_dyhead_1x_coco.py',
+    # A head of regions that takes views of contiguous maps.
+    'Grid R-CNN': 'grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco.py',
+    'Deformable DETR': 'deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
+}
+
+
+@pytest.mark.parametrize('name', STOCK)
+def test_stock_detectors_find_the_same(name):
+    """Nothing outside the backbone is folded, whatever its norms."""
+    from mmdet.structures import DetDataSample
+
+    model = odd_models.build(odd_models.detector(STOCK[name]))
+    for key, buffer in model.named_buffers():
+        if key.endswith('running_mean'):
+            buffer.normal_(std=0.3)
+        if key.endswith('running_var'):
+            buffer.uniform_(0.5, 2)
+    fast = mmmeta.optimize(model)
+    kept = {n: m for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert {n for n, m in fast.named_modules() if isinstance(m, nn.BatchNorm2d)} == {
+        n for n in kept if not n.startswith('backbone.')
+    }
+    size = 128, 160
+    shapes = dict(img_shape=size, ori_shape=size, batch_input_shape=size)
+    sample = DetDataSample(metainfo=dict(shapes, scale_factor=(1.0, 1.0)))
+    images = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        found, expected = (
+            m.predict(images, [sample.clone()])[0].pred_instances for m in (fast, model)
+        )
+    assert len(found) == len(expected) > 0
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found.bboxes, expected.bboxes, atol=0.02, rtol=1e-3)
+    assert torch.equal(found.labels, expected.labels)
+
+
+def test_the_comparison_leaves_no_trace():
+    class Drawing(nn.Module):
+        def __init__(self, dim):
+            super().__init__()
+
+        def forward(self, x):
+            return x + 0 * torch.rand(1)
+
+    model = build(
+        'PoolFormer', token_mixer=dict(type=Drawing), norm_cfg=dict(type='BN')
+    )
+    model.train()
+    hook = model.stages[0].register_forward_hook(lambda module, args, out: None)
+    before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    modes = [m.training for m in model.modules()]
+    with pytest.warns(UserWarning, match='optimize keeps'):
+        fast = mmmeta.optimize(model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert list(model.stages[0]._forward_hooks) == [hook.id]
+    assert worst(fast(X), model.eval()(X)) < 1e-4
+
+
+def test_a_detector_whose_backbone_returns_nothing_from_eval():
+    """MMDetection's own backbones do not return themselves; a user's may do so too."""
+
+    class Silent(MetaFormer):
+        def train(self, mode=True):
+            super().train(mode)
+
+    model = Silent('poolformer_s12')
+    assert model.eval() is None
+    assert mmmeta.optimize(model)(X)[0].shape == (2, 64, 16, 24)
