@@ -17,14 +17,20 @@ VARIABLE = 'MMMETA_MAX_PIXELS'
 _LOCK = threading.Lock()
 
 
-def read_image(path: str | os.PathLike) -> 'np.ndarray':
+def read_image(path: str | os.PathLike, channels: int = 3) -> 'np.ndarray':
     """Read an image as the host libraries do, rotated according to its EXIF data.
 
+    Args:
+        path: The file.
+        channels: How many the model takes. Up to 3, any image is read as a color image;
+            of a file with more, all are read, and not turned. Default: 3.
+
     Returns:
-        (H, W, 3), uint8, BGR.
+        (H, W, 3), uint8, BGR; (H, W, channels) if there are more than 3.
 
     Raises:
-        ValueError: It cannot be read, is truncated or has too many pixels; says why.
+        ValueError: It cannot be read, is truncated, has too many pixels or another
+            number of channels; says why.
         UserError: The limit of pixels is not a number.
     """
     import mmcv
@@ -32,11 +38,18 @@ def read_image(path: str | os.PathLike) -> 'np.ndarray':
     # OpenCV only fills the missing part of a truncated file with gray.
     load_picture(path)
     try:
-        pixels = mmcv.imfrombytes(Path(path).read_bytes())
+        flag = 'color' if channels <= 3 else 'unchanged'
+        pixels = mmcv.imfrombytes(Path(path).read_bytes(), flag)
     except Exception as error:  # OpenCV has its own limits
         raise ValueError(one_line(error)) from error
     if pixels is None:
         raise ValueError('OpenCV cannot read this format')
+    found = pixels.shape[2] if pixels.ndim == 3 else 1
+    if channels > 3 and (found != channels or pixels.dtype != 'uint8'):
+        raise ValueError(
+            f'it has {found} channels of {pixels.dtype}, the model takes {channels} of '
+            'uint8'
+        )
     return pixels
 
 

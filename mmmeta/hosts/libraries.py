@@ -58,8 +58,16 @@ def _detector(cfg: 'Config', device: str) -> Any:
     from mmdet.apis import DetInferencer
 
     cfg.visualizer = dict(type='DetLocalVisualizer')
+    # There are no annotations, and those of panoptic data need a package of their own.
+    dataset = cfg.test_dataloader.dataset
+    dataset.pipeline = [s for s in dataset.pipeline if not _loads_annotations(s)]
     # Without a palette, the data set would be built to get one.
     return DetInferencer(cfg, device=device, palette='random', show_progress=False)
+
+
+def _loads_annotations(step: dict) -> bool:
+    name = str(step.get('type')).rpartition('.')[2]
+    return name.startswith('Load') and name.endswith('Annotations')
 
 
 def _segmentor(cfg: 'Config', device: str) -> Any:

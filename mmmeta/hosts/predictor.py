@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mmmeta.errors import UserError, one_line, printable, require
+from mmmeta.hosts.channels import image_channels, with_channels
 from mmmeta.hosts.classes import ClassNames, class_names
 from mmmeta.hosts.config import building, load_config
 from mmmeta.hosts.images import read_image
@@ -44,11 +45,13 @@ class Predictor:
         inferencer: The library's inferencer.
         names: Names and colors of the classes. If the model turns out to have more
             classes, numbers are added.
+        channels: Number of channels of the model's images.
     """
 
     library: Library
     inferencer: Any
     names: ClassNames
+    channels: int = 3
 
     def __post_init__(self) -> None:
         self._show_names()
@@ -83,7 +86,7 @@ class Predictor:
         """Return the host library's data sample of each image, at its own size.
 
         Args:
-            images: A path or an array, (H, W, 3), uint8, BGR, as OpenCV and
+            images: A path or an array, (H, W, C), uint8, BGR, as OpenCV and
                 `read_image` return it; or a list of these, one batch.
 
         Returns:
@@ -96,14 +99,21 @@ class Predictor:
         if isinstance(images, (str, os.PathLike, np.ndarray)):
             return self([images])[0]
         arrays = [
-            read_image(image) if isinstance(image, (str, os.PathLike)) else image
+            read_image(image, self.channels)
+            if isinstance(image, (str, os.PathLike))
+            else image
             for image in images
         ]
         return self.forward(self.prepare(arrays))
 
     def prepare(self, images: Sequence[np.ndarray]) -> dict[str, Any]:
-        """Return images as a batch prepared by the config's test pipeline."""
-        (batch,) = self.inferencer.preprocess(list(images), batch_size=len(images))
+        """Return images as a batch prepared by the config's test pipeline.
+
+        Raises:
+            InvalidValueError: An image has another number of channels than the model's.
+        """
+        given = [with_channels(image, self.channels) for image in images]
+        (batch,) = self.inferencer.preprocess(given, batch_size=len(given))
         # A detector's samples start with the image itself.
         return batch[1] if self.task == 'detection' else batch
 
@@ -118,6 +128,8 @@ class Predictor:
                     'detectors and instance segmentors, semantic segmentors and '
                     'classifiers do'
                 )
+            # Only instances are written and drawn; the others would need panopticapi.
+            sample.pop('pred_panoptic_seg', None)
             self._cover(_num_seen(sample, field))
         return samples
 
@@ -150,7 +162,7 @@ class Predictor:
         """Return an image with its predictions drawn on it.
 
         Args:
-            image: (H, W, 3), uint8, BGR.
+            image: (H, W, C), uint8, BGR; what follows these is not drawn.
             sample: Its data sample.
             score_thr: Detections below are not drawn. Default: 0.3.
 
@@ -161,7 +173,7 @@ class Predictor:
         from mmengine.visualization import Visualizer
 
         visualizer: Visualizer = self.inferencer.visualizer
-        rgb = image[..., ::-1]
+        rgb = image[..., 2::-1]
         # A dollar in a name does not start a formula.
         with warnings.catch_warnings(), rc_context({'text.parse_math': False}):
             # For boxes that touch the border, and characters missing in the font.
@@ -288,7 +300,7 @@ def build_predictor(
     names = class_names(model, cfg, content.get('meta') or {})
     if names.remark:
         _say(f'{checkpoint}: {names.remark}')
-    return Predictor(LIBRARIES[scope], inferencer, names)
+    return Predictor(LIBRARIES[scope], inferencer, names, image_channels(model))
 
 
 # -- user input -------------------------------------------------------------------
@@ -352,6 +364,11 @@ def _check_model(model: 'nn.Module', scope: str, config: str) -> None:
         raise UserError(
             f'the model of {config}, {type(model).__name__}, is not for '
             f'{library.task}: expected a {library.base} of {scope}'
+        )
+    if hasattr(getattr(model, 'head', None), 'task_heads'):
+        raise UserError(
+            f'the model of {config} classifies by several tasks at once; expected one '
+            'classification head'
         )
 
 

@@ -340,7 +340,7 @@ def load_checkpoint(
         )
     if prefix:
         raise TypeError('prefix is only for loading a backbone; pass that as the model')
-    if path == 'backbone.' and hasattr(getattr(model, 'head', None), 'fc'):
+    if path == 'backbone.' and 'head.fc.weight' in model.state_dict():
         return load_classifier(model, checkpoint, map_location=map_location)
     parsed, where = _read(checkpoint, None, map_location)
     full = model.state_dict()

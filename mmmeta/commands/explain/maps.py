@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms import functional as tf
 
 from mmmeta.errors import UserError, printable
+from mmmeta.hosts.channels import with_channels
 from mmmeta.hosts.predictor import hush
 
 if TYPE_CHECKING:
@@ -51,9 +52,11 @@ class Crop:
         size: Height and width in pixels.
         crop_pct: Ratio of the crop's side to that of the largest possible crop; None
             stretches the whole image.
-        mean: RGB mean, 0 to 1.
-        std: RGB standard deviation, 0 to 1.
+        mean: Mean of each channel, 0 to 1.
+        std: Standard deviation of each channel, 0 to 1.
         interpolation: 'bicubic' or another name of Pillow's.
+        channels: 3, or 1 for gray.
+        is_bgr: Whether 3 channels, and those of the mean, are in the order BGR.
     """
 
     size: tuple[int, int]
@@ -61,9 +64,15 @@ class Crop:
     mean: Sequence[float]
     std: Sequence[float]
     interpolation: str = 'bicubic'
+    channels: int = 3
+    is_bgr: bool = False
 
     def __call__(self, image: np.ndarray) -> View:
-        """Prepare an image (H, W, 3), uint8, RGB."""
+        """Prepare an image (H, W, 3), uint8, RGB.
+
+        Raises:
+            InvalidValueError: The classifier takes neither 3 channels nor one.
+        """
         height, width = image.shape[:2]
         box = (0.0, 0.0, float(width), float(height))
         if self.crop_pct is not None:
@@ -74,9 +83,18 @@ class Crop:
             left, upper = (width - w) / 2, (height - h) / 2
             box = (left, upper, left + w, upper + h)
         resample = Image.Resampling[self.interpolation.upper()]
-        crop = Image.fromarray(image).resize(self.size[::-1], resample, box=box)
+        pixels = with_channels(image[..., ::-1], self.channels)  # in OpenCV's order
+        if self.channels == 3 and not self.is_bgr:
+            pixels = pixels[..., ::-1]
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        crop = picture.resize(self.size[::-1], resample, box=box)
         tensor = tf.normalize(tf.to_tensor(crop), list(self.mean), list(self.std))
         return View(tensor[None], self.size, box)
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """Return the probabilities of classes that exclude each other."""
+    return scores.softmax(0)
 
 
 @dataclass(frozen=True)
@@ -93,6 +111,7 @@ class Subject:
         dense: Whether it is a detector or segmentor.
         prefix: Number of tokens before those of the image (class tokens).
         channels_last: Whether the layer's maps are (B, H, W, C).
+        probabilities: Converts a classifier's scores (classes,) to probabilities.
     """
 
     title: str
@@ -103,6 +122,7 @@ class Subject:
     dense: bool = False
     prefix: int = 0
     channels_last: bool = False
+    probabilities: Callable[[Tensor], Tensor] = softmax
 
     @property
     def name(self) -> str:
@@ -186,7 +206,7 @@ def explain(
     names = subject.classes or ()
     label = printable(names[index]) if index < len(names) else f'class {index}'
     if not subject.dense:
-        label = f'{label} {scores.softmax(0)[index]:.2f}'
+        label = f'{label} {subject.probabilities(scores)[index]:.2f}'
     if not (np.isfinite(heat).all() and scores.isfinite().all()):
         raise ValueError(f'{subject.name} returns NaN or infinite scores or maps')
     if not heat.any():

@@ -5,8 +5,8 @@ class if a model has many.
 """
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from mmmeta.archs.families import ARCHS
 from mmmeta.commands.arguments import is_config
-from mmmeta.commands.explain.maps import Crop, Subject, View
+from mmmeta.commands.explain.maps import Crop, Subject, View, softmax
+from mmmeta.commands.explain.scores import DenseScores
 from mmmeta.errors import UserError, one_line
 from mmmeta.hosts.classes import num_outputs
 from mmmeta.hosts.predictor import Predictor, build_predictor, hush
@@ -25,16 +26,10 @@ from mmmeta.weights.reading import read_state_dict
 from mmmeta.weights.trained import TRAINED
 from mmmeta.weights.zoo import ZOO
 
-if TYPE_CHECKING:
-    from mmdet.models import BaseDetector
-    from mmseg.models import BaseSegmentor
-
 TIMM = 'timm:'
 # Names of the last stage in ResNet, RegNet, ConvNeXt and MetaFormer, Swin, transformers
 # and MLPs, VGG and DenseNet.
 LAST_STAGE = ('layer4', 's4', 'stages', 'layers', 'blocks', 'features')
-# Minimum score for a detector's box to count for its class.
-CONFIDENT = 0.3
 
 
 def load_subject(
@@ -167,7 +162,7 @@ def _load_config(name: str, checkpoint: str, device: str, layer: str | None) -> 
     return Subject(
         title=f'{name.rpartition("/")[2]}\n{checkpoint.rpartition("/")[2]}',
         scores_for=(
-            (lambda view: DenseScores(model, view.samples))
+            (lambda view: DenseScores(model, view.samples, len(predictor.classes)))
             if dense
             else (lambda view: model)
         ),
@@ -176,7 +171,16 @@ def _load_config(name: str, checkpoint: str, device: str, layer: str | None) -> 
         classes=predictor.classes,
         dense=dense,
         prefix=prefix,
+        probabilities=_probabilities(model),
     )
+
+
+def _probabilities(model: Any) -> Callable[[Tensor], Tensor]:
+    """Return what makes probabilities of a classifier's scores."""
+    from mmpretrain.models.heads import MultiLabelClsHead
+
+    several = isinstance(getattr(model, 'head', None), MultiLabelClsHead)
+    return torch.sigmoid if several else softmax
 
 
 class _Pipeline:
@@ -209,68 +213,18 @@ def _crop_of(predictor: Predictor) -> Crop:
     else:
         raise UserError('the test pipeline needs ResizeEdge and CenterCrop, or Resize')
     normalize = predictor.inferencer.model.data_preprocessor
+    mean, std = torch.zeros(1), torch.ones(1)
+    if getattr(normalize, 'mean', None) is not None:
+        mean, std = normalize.mean.flatten(), normalize.std.flatten()
     return Crop(
         (size, size) if isinstance(size, int) else tuple(size)[::-1],
         crop_pct,
-        (normalize.mean.flatten() / 255).tolist(),
-        (normalize.std.flatten() / 255).tolist(),
+        (mean / 255).tolist(),
+        (std / 255).tolist(),
         resize.get('interpolation', 'bilinear'),
+        predictor.channels,
+        is_bgr=not getattr(normalize, 'to_rgb', True),
     )
-
-
-class DenseScores(nn.Module):
-    """Gives a detector or segmentor one score per class, like a classifier.
-
-    It sums the class's probability over the positions where a segmentor predicts it, or
-    over the anchors or boxes where a detector's probability is 0.3 or more.
-
-    Args:
-        model: Model of MMDetection or MMSegmentation; its mask head is removed.
-        samples: The data samples of the batch that it will be called with.
-            Default: None.
-    """
-
-    def __init__(
-        self, model: 'BaseDetector | BaseSegmentor', samples: Any = None
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.samples = samples
-        if getattr(model, 'with_mask', False):
-            model.roi_head.mask_head = None  # slow and not needed
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return scores (1, classes) for images (1, 3, H, W)."""
-        model = self.model
-        if hasattr(model, 'decode_head'):
-            scores = model(images).softmax(1).flatten(2).transpose(1, 2)
-            found = scores == scores.amax(-1, keepdim=True)
-        else:
-            scores = self._of_boxes(model.extract_feat(images))
-            found = scores >= CONFIDENT
-        return (scores * found).sum(1)
-
-    def _of_boxes(self, maps: Sequence[Tensor]) -> Tensor:
-        """Return probabilities (1, boxes, classes)."""
-        model = self.model
-        if hasattr(model, 'roi_head'):
-            with torch.no_grad():
-                proposals = model.rpn_head.predict(maps, self.samples, rescale=False)
-            logits = model.roi_head(maps, proposals, self.samples)[0]
-            if isinstance(logits, list):  # a cascade returns one per image
-                (logits,) = logits
-            return logits.softmax(-1)[None, :, :-1]
-        head = model.bbox_head
-        logits = torch.cat(
-            [
-                level.permute(0, 2, 3, 1).reshape(1, -1, head.cls_out_channels)
-                for level in head(maps)[0]
-            ],
-            dim=1,
-        )
-        if getattr(head, 'use_sigmoid_cls', True):
-            return logits.sigmoid()
-        return logits.softmax(-1)[..., :-1]
 
 
 def _last_stage(model: nn.Module) -> tuple[nn.Module | None, int]:

@@ -33,11 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     shape = _shape(args.shape)
-    from mmmeta.commands.flops.counting import count_parts, load
+    from mmmeta.commands.flops.counting import count_target
 
-    model, default = load(args.model)
-    shape = shape or default
-    parts = count_parts(model, shape)
+    parts, shape = count_target(args.model, shape)
     if args.json:
         total = asdict(parts.pop(''))
         rows = {name: asdict(cost) for name, cost in parts.items()}

@@ -1,5 +1,6 @@
 """Parameters and multiply-accumulates, counted as in the papers."""
 
+import inspect
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmmeta.errors import UserError
+from mmmeta.errors import UserError, one_line
+from mmmeta.hosts.channels import image_channels
 from mmmeta.hosts.config import building, load_config
 from mmmeta.hosts.predictor import hush
 from mmmeta.models.layers import ChannelLayerNorm, MapLayerNorm
@@ -93,12 +95,46 @@ def count_parts(
     }
 
 
-def load(target: str) -> tuple[nn.Module, tuple[int, int]]:
-    """Build a model on the meta device, without weights.
+def count_target(
+    target: str, size: tuple[int, int] | None = None
+) -> tuple[dict[str, Complexity], tuple[int, int]]:
+    """Build a model and count it and its parts.
+
+    Args:
+        target: As for `load`.
+        size: Height and width of the image in pixels. Default: as `load` says.
+
+    Returns:
+        What `count_parts` returns, and the size.
+
+    Raises:
+        UserError: As for `load`, or the model cannot be run on such an image.
+    """
+    model, default = load(target)
+    size = size or default
+    try:
+        try:
+            return count_parts(model, size), size
+        except RuntimeError:
+            # Models with queries look at values, which there are none of on `meta`.
+            model, _ = load(target, 'cpu')
+            return count_parts(model, size), size
+    except Exception as error:  # code of the user's may be anywhere in it
+        height, width = size
+        raise UserError(
+            f'{target} cannot be counted: {type(model).__name__} does not run on one '
+            f'image of {height}x{width} (height x width) as in a test '
+            f'({one_line(error)})'
+        ) from error
+
+
+def load(target: str, device: str = 'meta') -> tuple[nn.Module, tuple[int, int]]:
+    """Build a model without weights.
 
     Args:
         target: A name from `mmmeta.list_models` or `mmmeta list --pretrained`, or a
             config file of MMDetection, MMSegmentation or MMPretrain.
+        device: Where. Default: 'meta', on which nothing is computed.
 
     Returns:
         The model, and the height and width of the image for which figures were
@@ -111,13 +147,13 @@ def load(target: str) -> tuple[nn.Module, tuple[int, int]]:
             or the name is unknown (the message lists the nearest).
     """
     if target.endswith('.py') or '::' in target or target in TRAINED:
-        return _load_config(target)
+        return _load_config(target, device)
     from mmmeta.models.build import create_model
     from mmmeta.weights.names import find_classifier
 
     arch, _, tag = target.partition('.')
     row = find_classifier(target) if tag else None
-    with hush(), torch.device('meta'):
+    with hush(), torch.device(device):
         model = create_model(arch, num_classes=row.num_classes if row else None)
     side = row.input_size if row else 224
     return model, (side, side)
@@ -132,18 +168,44 @@ class _Forward(nn.Module):
 
     def forward(self, images: Tensor) -> None:
         model = self.model
-        if not hasattr(model, 'roi_head'):
+        if hasattr(model, 'encode_decode'):
+            model.encode_decode(images, [_shapes_of(images)])
+            return
+        if not hasattr(model, 'with_bbox'):  # no detector
             model(images)
+            return
+        two_stages = hasattr(model, 'roi_head')
+        proposes = two_stages and model.with_rpn
+        if proposes and hasattr(model.rpn_head, 'num_proposals'):
+            two_stages = False  # its boxes are learned queries
+        if not two_stages:
+            # Masks of single boxes come after these are chosen.
+            chooses = hasattr(model, 'bbox_head') and hasattr(model, 'mask_head')
+            run = model.predict if proposes or chooses else model
+            run(images, _samples_of(images))
             return
         detector: TwoStageDetector = model
         maps = detector.extract_feat(images)
-        if detector.with_rpn:
+        if proposes:
             detector.rpn_head(maps)
         roi = detector.roi_head
         _run_heads(roi, roi.bbox_head, roi.bbox_roi_extractor, NUM_BOXES, images)
         if roi.with_mask:
             extractor = roi.mask_roi_extractor or roi.bbox_roi_extractor
             _run_heads(roi, roi.mask_head, extractor, NUM_MASKS, images)
+
+
+def _shapes_of(images: Tensor) -> dict[str, Any]:
+    """Return what the host libraries note of images that no pipeline has changed."""
+    size = tuple(images.shape[2:])
+    names = ('ori_shape', 'img_shape', 'pad_shape', 'batch_input_shape')
+    return dict.fromkeys(names, size) | dict(scale_factor=(1.0, 1.0))
+
+
+def _samples_of(images: Tensor) -> list[Any]:
+    from mmdet.structures import DetDataSample
+
+    return [DetDataSample(metainfo=_shapes_of(images)) for _ in images]
 
 
 def _run_heads(
@@ -159,8 +221,16 @@ def _run_heads(
         extractor = extractors[0]
     size = extractor.roi_layers[0].output_size
     regions = like.new_empty(number, extractor.out_channels, *size)
+    if roi.with_shared_head:
+        regions = roi.shared_head(regions)
     for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
-        head(roi.shared_head(regions) if roi.with_shared_head else regions)
+        head(*[regions] * _number_of_inputs(head))
+
+
+def _number_of_inputs(head: nn.Module) -> int:
+    """Return how many arguments a head needs: two where boxes have their own branch."""
+    parameters = inspect.signature(head.forward).parameters.values()
+    return sum(p.default is p.empty for p in parameters)
 
 
 def _run(
@@ -175,14 +245,22 @@ def _run(
     norms = [m for m in model.modules() if isinstance(m, NORMS)]
     handles = [m.register_forward_hook(hook) for m in norms]
     training = model.training
+    # The counter takes a parameter that is an input, a query, for one with a history.
+    trained = [p for p in model.parameters() if p.requires_grad]
     device = next(model.parameters()).device
     counter = FlopCounterMode(display=False)
     try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
         with torch.no_grad(), counter:
-            _Forward(model.eval())(torch.empty(1, 3, *size, device=device))
+            images = torch.zeros(1, image_channels(model), *size, device=device)
+            model.eval()  # may return None, as MMDetection's backbones do
+            _Forward(model)(images)
     finally:
         for handle in handles:
             handle.remove()
+        for parameter in trained:
+            parameter.requires_grad_()
         model.train(training)
     return counter, normalized
 
@@ -209,7 +287,7 @@ def _parts(model: nn.Module, prefix: str = '') -> Iterator[tuple[str, nn.Module]
             yield from _parts(child.get_submodule('stages'), f'{path}.stages.')
 
 
-def _load_config(path: str) -> tuple[nn.Module, tuple[int, int]]:
+def _load_config(path: str, device: str) -> tuple[nn.Module, tuple[int, int]]:
     from mmengine.registry import MODELS, init_default_scope
 
     cfg = load_config(path)
@@ -220,10 +298,10 @@ def _load_config(path: str) -> tuple[nn.Module, tuple[int, int]]:
     model_cfg = dict(cfg.model, _scope_=scope)
     with hush(), building(path):
         try:
-            with torch.device('meta'):
+            with torch.device(device):
                 model = MODELS.build(model_cfg)
         except RuntimeError:  # some backbones compute their drop rates with tensors
-            model = MODELS.build(model_cfg).to('meta')
+            model = MODELS.build(model_cfg).to(device)
     return model, _test_size(cfg)
 
 

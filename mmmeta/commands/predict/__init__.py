@@ -148,7 +148,7 @@ def _samples(
             images = {}
             for i in batch:
                 with failures.of(paths[i]):
-                    images[i] = read_image(paths[i])
+                    images[i] = read_image(paths[i], predictor.channels)
             outcomes = _predict(predictor, list(images.values()))
             for (i, image), outcome in zip(images.items(), outcomes, strict=True):
                 if isinstance(outcome, Exception):
