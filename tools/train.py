@@ -48,6 +48,7 @@ def main() -> None:
         cfg.allow_missing = args.allow_missing
     if args.tensorboard:
         config.set_tensorboard(cfg)
+    config.check_constructor(cfg)
     config.check_data(cfg, ('train_dataloader', 'val_dataloader'))
     launch.build_runner(cfg).train()
 

@@ -282,6 +282,31 @@ def _dataset_cfgs(dataset: dict) -> Iterator[dict]:
         yield dataset
 
 
+OF_OTHERS = 'LearningRateDecayOptimizerConstructor'
+
+
+def check_constructor(cfg: 'Config') -> None:
+    """Check that the constructor of the optimizer knows the backbone.
+
+    MMDetection's and MMSegmentation's for learning rates that decay by layer raise an
+    error without a message where they do not.
+
+    Raises:
+        UserError: It does not.
+    """
+    constructor = str((cfg.get('optim_wrapper') or {}).get('constructor'))
+    name = constructor.rpartition('.')[2]
+    backbone = (cfg.get('model') or {}).get('backbone') or {}
+    kind = str(backbone.get('type'))
+    if name == OF_OTHERS and kind.startswith('mmmeta.'):
+        raise UserError(
+            f'optim_wrapper.constructor {name} knows layers of ConvNeXt (in '
+            f'MMSegmentation of BEiT and MAE too), not {kind}: leave it out. '
+            "MMPretrain's LearningRateDecayOptimWrapperConstructor knows them, for "
+            'classifiers'
+        )
+
+
 def check_data(cfg: 'Config', loaders: tuple[str, ...]) -> None:
     """Check that the data exist before anything is built.
 
