@@ -56,8 +56,9 @@ class DenseScores(nn.Module):
         if hasattr(self.model, 'decode_head'):
             scores = self._of_positions(images).flatten(2).transpose(1, 2)
             found = scores == scores.amax(-1, keepdim=True)
-            if scores.shape[2] == 2 and self._threshold() is not None:
-                first = scores[..., 1:] <= self._threshold()
+            threshold = self._threshold()
+            if scores.shape[2] == 2 and threshold is not None:
+                first = scores[..., 1:] <= threshold
                 found = torch.cat([first, ~first], -1)
             return (scores * found).sum(1)
         scores = self._of_boxes(images)
@@ -98,7 +99,7 @@ class DenseScores(nn.Module):
             if isinstance(logits, list):  # a cascade returns one per image
                 (logits,) = logits
             return logits.softmax(-1)[None, :, :-1]
-        head = getattr(model, 'bbox_head', None)
+        head: Any = getattr(model, 'bbox_head', None)
         if not _gives_maps(head):
             return self._of_results(images)
         scores = torch.cat(

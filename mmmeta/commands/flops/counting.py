@@ -167,7 +167,7 @@ class _Forward(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> None:
-        model = self.model
+        model: Any = self.model
         if hasattr(model, 'encode_decode'):
             model.encode_decode(images, [_shapes_of(images)])
             return
