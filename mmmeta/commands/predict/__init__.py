@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     predictor = build_predictor(config, checkpoint, args.device, args.cfg_options)
     options = {} if args.ann_file is None else {'ann_file': args.ann_file}
     if options and predictor.task != 'detection':
-        raise UserError(f'--ann-file is for detectors, {config} is of none')
+        raise UserError(f'--ann-file needs a detector; {config} has none')
     if not args.no_vis:
         make_folder(args.out_dir / 'vis')
     writer = WRITERS[predictor.task](args.out_dir, predictor, paths, names, **options)
