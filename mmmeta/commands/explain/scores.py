@@ -72,7 +72,8 @@ class DenseScores(nn.Module):
     def _threshold(self) -> float | None:
         """Return the threshold of a head whose one output separates two classes."""
         head = self._head()
-        return head.threshold if head.out_channels == 1 else None
+        one = getattr(head, 'out_channels', None) == 1
+        return getattr(head, 'threshold', None) if one else None
 
     def _of_positions(self, images: Tensor) -> Tensor:
         """Return a segmentor's probabilities (1, classes, H, W)."""
