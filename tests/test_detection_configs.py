@@ -16,6 +16,7 @@ from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 
 from mmmeta.weights.names import find
 from mmmeta.weights.state import parse, to_layout
+from mmmeta.weights.trained import TRAINED
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / 'configs' / 'detection'
@@ -168,7 +169,8 @@ def test_docstring_and_listing(name):
     assert listed['In Collection'] == family
     assert listed['Metadata']['Batch Size'] == batch_size
     assert listed['Metadata']['Epochs'] == epochs
-    assert 'Weights' not in listed
+    row = TRAINED.get(name)
+    assert listed.get('Weights') == (row and row.sources[0].url)
 
     # UniFormer was trained in mixed precision, which the command must enable.
     amp = family == 'UniFormer'

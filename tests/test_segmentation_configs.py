@@ -20,6 +20,7 @@ from warm import WarmPython
 
 from mmmeta.models import MetaFormer
 from mmmeta.weights.names import find
+from mmmeta.weights.trained import TRAINED
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / 'configs' / 'segmentation'
@@ -249,16 +250,12 @@ def test_mmsegmentation_s_checkpoint_loads(tmp_path):
     assert (found - expected).abs().max() < 1e-4 * expected.std()
 
 
-def test_weights_are_mmsegmentation_s():
-    folder = 'https://download.openmmlab.com/mmsegmentation/v0.5/poolformer/'
+def test_weights_are_the_published_ones():
+    trained = {name for name in NAMES if name in TRAINED}
+    assert len(trained) == 5 + 1 + 3 * 4
     for name in NAMES:
-        weights = LISTED[name].get('Weights')
-        assert bool(weights) == (
-            name in [f'semantic_fpn_poolformer_{p[0]}' for p in POOL]
-        )
-        if weights:
-            size = name.split('_')[-1]
-            assert weights.startswith(f'{folder}fpn_poolformer_{size}_8x4_512x512_40k_')
+        row = TRAINED.get(name)
+        assert LISTED[name].get('Weights') == (row and row.sources[0].url), name
 
 
 # -- recipes -----------------------------------------------------------------
