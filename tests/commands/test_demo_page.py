@@ -276,4 +276,4 @@ def test_an_occupied_port_is_one_line(capsys):
 
 def test_a_config_needs_a_checkpoint(capsys):
     assert main(['demo', 'config.py']) == 1
-    assert 'mmmeta demo CONFIG CHECKPOINT' in capsys.readouterr().err
+    assert 'mmmeta demo (NAME | CONFIG CHECKPOINT)' in capsys.readouterr().err
