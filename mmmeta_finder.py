@@ -33,9 +33,13 @@ class Finder:
         package = find_spec('mmmeta')
         if package is None or not package.submodule_search_locations:
             return None
-        folder = package.submodule_search_locations[0]
+        folder = os.path.join(
+            package.submodule_search_locations[0], 'hosts', 'mmcv_ops'
+        )
         return spec_from_file_location(
-            name, os.path.join(folder, 'hosts', 'mmcv_ops.py')
+            name,
+            os.path.join(folder, '__init__.py'),
+            submodule_search_locations=[folder],
         )
 
 
