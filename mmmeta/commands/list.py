@@ -4,10 +4,9 @@ import argparse
 import sys
 
 from mmmeta.archs.families import ARCHS
+from mmmeta.hosts.libraries import TASKS
 from mmmeta.weights.names import list_models, nearest, published
 from mmmeta.weights.zoo import ZOO
-
-TASKS = ('detection', 'segmentation', 'classification')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -38,8 +38,7 @@ def published() -> dict[str, Published | Trained]:
 
 def is_name(text: str) -> bool:
     """Whether `text` names a published checkpoint, with or without mmmeta://."""
-    name = text.removeprefix(SCHEME)
-    return text != name or name in ZOO or name in TRAINED or name in _default_tags()
+    return text.startswith(SCHEME) or _row(text) is not None
 
 
 def find(name: str) -> Published | Trained:
@@ -53,7 +52,7 @@ def find(name: str) -> Published | Trained:
         CheckpointError: There is no such row; the nearest names are in the message.
     """
     name = name.removeprefix(SCHEME)
-    row = published().get(name) or _default_tags().get(name)
+    row = _row(name)
     if row is not None:
         return row
     arch = name.split('.')[0]
@@ -83,9 +82,9 @@ def find_classifier(name: str) -> Published:
     return row
 
 
-def _default_tags() -> dict[str, Published]:
-    """Return the first row of each architecture."""
-    return {row.arch: row for row in reversed(ZOO.values())}
+def _row(name: str) -> Published | Trained | None:
+    first_tags = {row.arch: row for row in reversed(ZOO.values())}
+    return published().get(name) or first_tags.get(name)
 
 
 def nearest(name: str, names: list[str]) -> list[str]:

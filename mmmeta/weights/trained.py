@@ -26,7 +26,6 @@ class Trained:
         config: Its config, relative to configs/; where it differs from the one that it
             was trained with, that is what the test mode needs.
         sources: Addresses, all with the same weights.
-        file: What the file of a source without a name is called in the cache.
         layout: The layout of its backbone's keys.
         results: Metric, such as 'box AP', to the published figure in percent.
         test: How the images were prepared in the published test.
@@ -40,7 +39,6 @@ class Trained:
     name: str
     config: str
     sources: tuple[Source, ...]
-    file: str
     layout: str
     results: Mapping[str, float]
     test: str
@@ -103,39 +101,47 @@ DRIVE = {
     'upernet_uniformer_small_global': '13hOneJiFqwEneUz1Zpqo1W2uv7BsoXGF',
     'upernet_uniformer_base_global': '14bEgmFbTijBoTKTwny_aCJlARs6z31mP',
 }
-# What is published: box AP and mask AP; mIoU, and that of six scales with flips. The
-# weights of the two `_test_` names are those of the name before it.
+# What is published: the metrics of each task, and the figures by name. The weights of
+# the two `_test_` names are those of the name before them.
+METRICS = {
+    'detection': ('box AP', 'mask AP'),
+    'segmentation': ('mIoU', 'mIoU(ms+flip)'),  # the latter with six scales and flips
+}
 FIGURES = {
-    'retinanet_poolformer_s12': (36.2,),
-    'retinanet_poolformer_s24': (38.9,),
-    'retinanet_poolformer_s36': (39.5,),
-    'mask_rcnn_poolformer_s12': (37.3, 34.6),
-    'mask_rcnn_poolformer_s24': (40.1, 37.0),
-    'mask_rcnn_poolformer_s36': (41.0, 37.7),
-    'mask_rcnn_uniformer_small': (45.6, 41.6),
-    'mask_rcnn_uniformer_base': (47.4, 43.1),
-    'mask_rcnn_uniformer_small_ms_3x': (48.2, 43.4),
-    'mask_rcnn_uniformer_base_ms_3x': (50.3, 44.8),
-    'cascade_mask_rcnn_uniformer_small_ms_3x': (52.1, 45.2),
-    'cascade_mask_rcnn_uniformer_base_ms_3x': (53.8, 46.4),
-    'semantic_fpn_poolformer_s12': (37.2,),
-    'semantic_fpn_poolformer_s24': (40.3,),
-    'semantic_fpn_poolformer_s36': (42.0,),
-    'semantic_fpn_poolformer_m36': (42.4,),
-    'semantic_fpn_poolformer_m48': (42.7,),
-    'semantic_fpn_uniformer_base': (47.0,),
-    'semantic_fpn_uniformer_small_global': (46.6,),
-    'semantic_fpn_uniformer_small_global_test_w32': (45.6,),
-    'semantic_fpn_uniformer_small_global_test_h32': (46.2,),
-    'semantic_fpn_uniformer_base_global': (48.0,),
-    'semantic_fpn_uniformer_base_global_test_w32': (47.0,),
-    'semantic_fpn_uniformer_base_global_test_h32': (47.7,),
-    'upernet_uniformer_small_global': (47.6, 48.5),
-    'upernet_uniformer_small_global_test_w32': (46.6, 48.4),
-    'upernet_uniformer_small_global_test_h32': (47.0, 48.5),
-    'upernet_uniformer_base_global': (50.0, 50.8),
-    'upernet_uniformer_base_global_test_w32': (49.1, 50.6),
-    'upernet_uniformer_base_global_test_h32': (49.5, 50.7),
+    'detection': {
+        'retinanet_poolformer_s12': (36.2,),
+        'retinanet_poolformer_s24': (38.9,),
+        'retinanet_poolformer_s36': (39.5,),
+        'mask_rcnn_poolformer_s12': (37.3, 34.6),
+        'mask_rcnn_poolformer_s24': (40.1, 37.0),
+        'mask_rcnn_poolformer_s36': (41.0, 37.7),
+        'mask_rcnn_uniformer_small': (45.6, 41.6),
+        'mask_rcnn_uniformer_base': (47.4, 43.1),
+        'mask_rcnn_uniformer_small_ms_3x': (48.2, 43.4),
+        'mask_rcnn_uniformer_base_ms_3x': (50.3, 44.8),
+        'cascade_mask_rcnn_uniformer_small_ms_3x': (52.1, 45.2),
+        'cascade_mask_rcnn_uniformer_base_ms_3x': (53.8, 46.4),
+    },
+    'segmentation': {
+        'semantic_fpn_poolformer_s12': (37.2,),
+        'semantic_fpn_poolformer_s24': (40.3,),
+        'semantic_fpn_poolformer_s36': (42.0,),
+        'semantic_fpn_poolformer_m36': (42.4,),
+        'semantic_fpn_poolformer_m48': (42.7,),
+        'semantic_fpn_uniformer_base': (47.0,),
+        'semantic_fpn_uniformer_small_global': (46.6,),
+        'semantic_fpn_uniformer_small_global_test_w32': (45.6,),
+        'semantic_fpn_uniformer_small_global_test_h32': (46.2,),
+        'semantic_fpn_uniformer_base_global': (48.0,),
+        'semantic_fpn_uniformer_base_global_test_w32': (47.0,),
+        'semantic_fpn_uniformer_base_global_test_h32': (47.7,),
+        'upernet_uniformer_small_global': (47.6, 48.5),
+        'upernet_uniformer_small_global_test_w32': (46.6, 48.4),
+        'upernet_uniformer_small_global_test_h32': (47.0, 48.5),
+        'upernet_uniformer_base_global': (50.0, 50.8),
+        'upernet_uniformer_base_global_test_w32': (49.1, 50.6),
+        'upernet_uniformer_base_global_test_h32': (49.5, 50.7),
+    },
 }
 # MMSegmentation's own training of PoolFormer: stamp of the file, mIoU.
 MMSEG_FIGURES = {
@@ -160,33 +166,25 @@ COPIES = {
 }
 
 
-METRICS = {
-    'detection': ('box AP', 'mask AP'),
-    'segmentation': ('mIoU', 'mIoU(ms+flip)'),
-}
-
-
 def _theirs() -> Iterator[Trained]:
     """Yield what the papers' authors trained."""
-    for name, figures in FIGURES.items():
-        weights = name.partition('_test_')[0]
-        file = f'{weights}.pth'
-        task = 'detection' if 'rcnn' in name or 'retina' in name else 'segmentation'
-        if task == 'detection':
-            test, data = SHORTER_800, 'COCO'
-        else:
-            test = WHOLE if name.startswith('upernet') else MULTIPLE_OF_32
-            data = 'ADE20K'
-        yield Trained(
-            name,
-            f'{task}/{name}.py',
-            (*COPIES.get(weights, ()), drive(DRIVE[weights], file)),
-            file,
-            results=dict(zip(METRICS[task], figures, strict=False)),
-            test=test,
-            data=data,
-            **(SAIL if 'poolformer' in name else SENSEX),
-        )
+    for task, table in FIGURES.items():
+        for name, figures in table.items():
+            weights = name.partition('_test_')[0]
+            if task == 'detection':
+                test, data = SHORTER_800, 'COCO'
+            else:
+                test = WHOLE if name.startswith('upernet') else MULTIPLE_OF_32
+                data = 'ADE20K'
+            yield Trained(
+                name,
+                f'{task}/{name}.py',
+                (*COPIES.get(weights, ()), drive(DRIVE[weights], f'{weights}.pth')),
+                results=dict(zip(METRICS[task], figures, strict=False)),
+                test=test,
+                data=data,
+                **(SAIL if 'poolformer' in name else SENSEX),
+            )
 
 
 def _mmseg() -> Iterator[Trained]:
@@ -194,14 +192,12 @@ def _mmseg() -> Iterator[Trained]:
     hosts = ('https://download.openmmlab.com', 'https://mmassets.onedl.ai')
     for size, (stamp, miou) in MMSEG_FIGURES.items():
         folder = f'fpn_poolformer_{size}_8x4_512x512_40k_ade20k'
-        file = f'{folder}_{stamp}.pth'
-        path = f'mmsegmentation/v0.5/poolformer/{folder}/{file}'
+        path = f'mmsegmentation/v0.5/poolformer/{folder}/{folder}_{stamp}.pth'
         digits = stamp.rpartition('-')[2]
         yield Trained(
             f'semantic_fpn_poolformer_{size}_mmseg',
             f'segmentation/semantic_fpn_poolformer_{size}.py',
             tuple(Source(f'{host}/{path}', digits) for host in hosts),
-            file,
             results={'mIoU': miou},
             test=MULTIPLE_OF_32,
             data='ADE20K',

@@ -24,7 +24,6 @@ class Published:
         tag: Who trained it on what, such as 'sail_in22k_ft_in1k'.
         sources: URLs, the publisher's own first; all have the same weights.
         layout: The layout of the first.
-        file: The publisher's file name.
         top1: ImageNet-1k top-1 accuracy in percent; None for ImageNet-21k.
         params: Millions of parameters, as printed; without RandFormer's frozen ones.
         macs: Billions of multiply-adds at `input_size`, as printed.
@@ -40,7 +39,6 @@ class Published:
     tag: str
     sources: tuple[Source, ...]
     layout: str
-    file: str
     top1: float | None
     params: float
     macs: float
@@ -106,7 +104,6 @@ def _poolformer() -> Iterator[Published]:
             'sail_in1k',
             sources,
             'sail-sg/poolformer',
-            file,
             top1,
             params,
             macs,
@@ -147,7 +144,6 @@ def _basic() -> Iterator[Published]:
                 'sail_in1k',
                 sources,
                 'sail-sg/metaformer',
-                file,
                 top1,
                 params,
                 macs,
@@ -184,7 +180,6 @@ def _common() -> Iterator[Published]:
                 tag,
                 _sail(arch, file, _timm(arch, tag)),
                 'sail-sg/metaformer',
-                file,
                 None if column is None else top1[column],
                 params,
                 macs if side == 224 else macs_384,
@@ -222,7 +217,6 @@ def _uniformer() -> Iterator[Published]:
             'sensex_in1k',
             tuple(sources),
             'Sense-X/UniFormer',
-            file,
             top1,
             params,
             macs,
