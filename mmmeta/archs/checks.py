@@ -10,10 +10,10 @@ from mmmeta.errors import InvalidTypeError, InvalidValueError
 
 
 def integer(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """Return an integer from `least` to `most`; a bool is none.
+    """Return an integer from `least` to `most`; a bool is not one.
 
     Raises:
-        InvalidTypeError: It is no integer.
+        InvalidTypeError: It is not an integer.
         InvalidValueError: It is out of range.
     """
     wanted = f'{least} to {most}'
@@ -31,7 +31,7 @@ def odd(name: str, value: Any) -> int:
     """Return an odd positive integer, the side of a window with a middle.
 
     Raises:
-        InvalidTypeError: It is no integer.
+        InvalidTypeError: It is not an integer.
         InvalidValueError: It is even or not positive.
     """
     if isinstance(value, bool) or not isinstance(value, Integral):
@@ -43,10 +43,10 @@ def odd(name: str, value: Any) -> int:
 
 
 def number(name: str, value: Any, least: float = -math.inf) -> float:
-    """Return a finite number of at least `least`; a bool is none.
+    """Return a finite number of at least `least`; a bool is not one.
 
     Raises:
-        InvalidTypeError: It is no real number.
+        InvalidTypeError: It is not a real number.
         InvalidValueError: It is not finite, or too small.
     """
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -77,7 +77,7 @@ def hidden_channels(name: str, dim: int, ratio: Any) -> int:
     """Return how many channels a layer has that is `ratio` times as wide as `dim`.
 
     Raises:
-        InvalidTypeError: The ratio, called `name`, is no number.
+        InvalidTypeError: The ratio, called `name`, is not a number.
         InvalidValueError: It leaves no channel, or gives over `MOST_CHANNELS`.
     """
     hidden = dim * number(name, ratio)

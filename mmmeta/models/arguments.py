@@ -83,7 +83,7 @@ def check_images(x: Any, channels: int) -> None:
     """Check that `x` are images (B, channels, H, W) with H, W >= 32.
 
     Raises:
-        InvalidTypeError: No plain tensor, or not of a floating-point dtype.
+        InvalidTypeError: Not a plain tensor, or not of a floating-point dtype.
         InvalidValueError: Of another shape.
     """
     if not isinstance(x, Tensor):
@@ -141,7 +141,7 @@ def check_mixed(y: Any, x: Tensor, mixer: nn.Module) -> None:
     """Check that what a token mixer made of `x` can go through the shortcut.
 
     Raises:
-        InvalidTypeError: It is no tensor, or of a dtype that the next layer does not
+        InvalidTypeError: It is not a tensor, or of a dtype that the next layer does not
             take.
         InvalidValueError: It is of another shape, which the shortcut would broadcast.
     """
@@ -150,7 +150,7 @@ def check_mixed(y: Any, x: Tensor, mixer: nn.Module) -> None:
             f'the token mixer {type(mixer).__name__} must return one tensor of the '
             f'shape of its input, got {type(y).__name__}'
         )
-    if torch.jit.is_tracing():  # which warns of each comparison
+    if torch.jit.is_tracing():  # it warns about each comparison
         return
     if y.shape != x.shape:
         raise InvalidValueError(
