@@ -127,6 +127,10 @@ def test_detections_are_shown_and_follow_the_slider(page, shapes):
     requests = []
     page.on('request', lambda request: requests.append(request.url))
     page.reload()
+    expect(page.locator('#run')).to_be_enabled()
+    page.wait_for_timeout(500)
+    # No second answer is on its way, which could clear what the user has done by then.
+    assert sum('/run/predict' in url for url in requests) == 1
     path = shapes / 'images/val/000001.jpg'
     upload(page, path)
     page.click('#run')

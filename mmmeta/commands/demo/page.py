@@ -135,7 +135,10 @@ class Page:
             type='filepath', label='Image', sources=['upload', 'clipboard'], height=320
         )
         gr.Examples([[path] for path in self.examples], self.image, label='Examples')
-        self.button = gr.Button('Run', variant='primary', elem_id='run')
+        # Enabled by `open`, with the models.
+        self.button = gr.Button(
+            'Run', variant='primary', interactive=False, elem_id='run'
+        )
 
     def _build_results(self) -> None:
         self.status = gr.HTML(elem_id='status', padding=False)
@@ -165,23 +168,17 @@ class Page:
         # No `queue`: Gradio's queue shares one stream of results among all events, and
         # loses results of events that arrive while the stream is closing.
         results = [self.status, self.picture, self.top, self.summary, self.prediction]
-        blocks.load(
-            self.open,
-            None,
-            [self.task, self.model, self.hint, self.button],
-            queue=False,
-        )
-        self.task.input(
-            self.choose_task,
-            self.task,
-            [self.model, self.hint, self.button],
-            queue=False,
-        )
+        cleared = [*results, self.threshold]
+        # Models and cleared results in one answer: `model.change` would clear later,
+        # perhaps what a click on Run has shown in between.
+        offered = [self.model, self.hint, self.button, *cleared]
+        blocks.load(self.open, None, [self.task, *offered], queue=False)
+        self.task.input(self.choose_task, self.task, offered, queue=False)
         gr.on(
-            [self.model.change, self.image.change],
+            [self.model.input, self.image.change],
             self.clear,
             self.model,
-            [*results, self.threshold],
+            cleared,
             show_progress='hidden',
             queue=False,
         )
@@ -205,7 +202,7 @@ class Page:
             self.add.click(
                 self.add_model,
                 [self.config, self.checkpoint],
-                [self.status, self.task, self.model, self.hint, self.button],
+                [self.task, *offered],
                 queue=False,
             )
 
@@ -216,7 +213,7 @@ class Page:
         return [gr.update(value=task), *self.choose_task(task)]
 
     def choose_task(self, task: str, chosen: Model | None = None) -> list:
-        """Offer the models of a task, or show how to get one."""
+        """Offer the models of a task, or show how to get one; clear the results."""
         models = [model for model in self.models if model.task == task]
         value = chosen or (models[0] if models else None)
         return [
@@ -229,6 +226,7 @@ class Page:
             if models
             else note(f'No trained model for {task} found: {HINTS[task]}.'),
             gr.update(interactive=bool(models)),
+            *self._cleared(task),
         ]
 
     def _chosen(self, key: str | None) -> Model:
@@ -242,19 +240,20 @@ class Page:
         try:
             model = make_model(config.strip(), checkpoint.strip())
         except Exception as error:
-            return [explain(error), *[gr.skip()] * 4]
+            status = explain(error)
+            return [*[gr.skip()] * 4, status, *[gr.skip()] * 5]
         if model not in self.models:
             self.given.append(model)
             self.models.append(model)
-        return [
-            '',
-            gr.update(value=model.task),
-            *self.choose_task(model.task, model),
-        ]
+        return [gr.update(value=model.task), *self.choose_task(model.task, model)]
 
     def clear(self, key: str | None) -> list:
         """Clear the results of the previous model or image."""
-        task = next((m.task for m in self.models if m.key == key), 'detection')
+        return self._cleared(
+            next((m.task for m in self.models if m.key == key), 'detection')
+        )
+
+    def _cleared(self, task: str) -> list:
         classifies = task == 'classification'
         return [
             '',
