@@ -174,7 +174,8 @@ def _transfer(source: Source, part: Path, quiet: bool | None) -> None:
         headers['Range'] = f'bytes={have}-'
     request = urllib.request.Request(source.url, headers=headers)
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        # urlopen would keep to the proxies of its first call in this process.
+        response = urllib.request.build_opener().open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # out of range: `part` is not a part of this file
             part.unlink()
@@ -223,7 +224,10 @@ def _from_drive(source: Source, part: Path, quiet: bool | None) -> None:
             'today, or it is not public any more'
         ) from None
     except (DownloadError, requests.RequestException) as error:
-        raise _TransferError(one_line(error)) from None
+        # requests wraps the reason in the account of its retries.
+        cause = error.args[0] if error.args else None
+        reason = getattr(cause, 'reason', None) or error
+        raise _TransferError(one_line(reason)) from None
 
 
 def _save(

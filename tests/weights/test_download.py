@@ -294,6 +294,14 @@ def test_progress_is_shown(server, cache, capsys):
     assert capsys.readouterr().err == ''
 
 
+def test_a_proxy_that_is_set_later_is_used(server, monkeypatch):
+    fetch([Source(server.url('plain'))])
+    monkeypatch.setenv('no_proxy', '')
+    monkeypatch.setenv('http_proxy', 'http://127.0.0.1:9')
+    with pytest.raises(CheckpointError, match='refused'):
+        fetch([Source(server.url('plain', 'y.pth'))])
+
+
 class TestPublished:
     def test_unknown(self):
         with pytest.raises(
@@ -303,8 +311,12 @@ class TestPublished:
 
     def test_by_hand_where_drive_cannot_be_reached(self, cache, monkeypatch):
         monkeypatch.setenv('https_proxy', 'http://127.0.0.1:9')
-        with pytest.raises(CheckpointError, match=r'drive\.google.*browser.*save it'):
+        with pytest.raises(
+            CheckpointError, match=r'drive\.google.*browser.*save it'
+        ) as raised:
             fetch_published('uniformer_base_ls')
+        message = str(raised.value)
+        assert 'refused' in message and 'Max retries' not in message
         (cache / 'uniformer_base_ls_in1k.pth').touch()
         path = fetch_published('uniformer_base_ls')
         assert path == cache / 'uniformer_base_ls_in1k.pth'
