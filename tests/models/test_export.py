@@ -7,24 +7,30 @@ from mmengine.registry import MODELS
 
 from mmmeta.models import FAMILIES
 
-# The other families' blocks are RandFormer's with PoolFormer's mixer.
-ALIKE = ('IdentityFormer', 'PoolFormerV2')
-CASES = [(f.__name__, {}) for f in FAMILIES if f.__name__ not in ALIKE] + [
-    ('RandFormer', dict(resize='resample')),
-    ('UniFormer', dict(attention='window', window_size=3)),
-]
+# The other families' blocks are among these: IdentityFormer's and PoolFormerV2's are
+# RandFormer's with other mixers, ConvFormer's are those of CAFormer's first stages.
+ALIKE = ('IdentityFormer', 'PoolFormerV2', 'ConvFormer')
+# Where a block has several modes, two stages have one each.
+OPTIONS = {
+    'RandFormer': dict(
+        token_mixer=[
+            *[dict(type='Identity')] * 2,
+            dict(type='RandomMixing', size=14),  # in windows
+            dict(type='RandomMixing', size=7, resize='resample'),
+        ]
+    ),
+    # The fourth stage always attends to the whole map.
+    'UniFormer': dict(attention='window', window_size=3),
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('family', 'options'), CASES, ids=lambda v: v if isinstance(v, str) else '-'.join(v)
+    'family', [f.__name__ for f in FAMILIES if f.__name__ not in ALIKE]
 )
-def test_export(family, options, tmp_path):
+def test_export(family, tmp_path):
     arch = dict(depths=(1, 1, 1, 1), dims=(32, 64, 64, 64))
-    if 'resize' in options:
-        mixers = [dict(type='Identity')] * 2
-        mixers += [dict(type='RandomMixing', size=s, **options) for s in (14, 7)]
-        options = dict(token_mixer=mixers)
+    options = OPTIONS.get(family, {})
     model = MODELS.build(dict(type=f'mmmeta.{family}', arch=arch, **options)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
