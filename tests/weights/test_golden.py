@@ -11,6 +11,7 @@ from mmmeta.models.metaformer import MetaFormerBlock
 from mmmeta.registry import MODELS
 
 TOLERANCE = 1e-4  # of the output's standard deviation
+DEEP = ('s24', 's36', 'm36', 'b36')  # more blocks of the same kinds
 FAMILY = {family.family.lower(): family.__name__ for family in FAMILIES}
 
 
@@ -25,18 +26,21 @@ def test_golden_files_cover_the_families(golden_names):
 
 
 def test_outputs_equal_the_recorded(golden_name, golden, tmp_path, undrawn):
-    """With the fast blocks, optimized, and with the plain blocks."""
+    """With the fast blocks; if not deep, optimized and with the plain blocks too."""
     file = golden(golden_name)
     path = tmp_path / f'{golden_name}.pth'
     torch.save(file.checkpoint(), path)
     kinds: dict[tuple, list[dict]] = {}
     for case in file.cases:
         kinds.setdefault((case['kind'], _options(case)), []).append(case)
+    deep = golden_name.endswith(DEEP)
     seen = 0
     for (kind, options), cases in kinds.items():
         built = _load(file.arch, kind, dict(options), str(path)).eval()
-        optimized = mmmeta.optimize(built)
-        for name, model in dict(fast=built, optimized=optimized, plain=built).items():
+        models = dict(fast=built)
+        if not deep:
+            models |= dict(optimized=mmmeta.optimize(built), plain=built)
+        for name, model in models.items():
             if name == 'plain':
                 _make_plain(built)
             for case in cases:
@@ -45,7 +49,7 @@ def test_outputs_equal_the_recorded(golden_name, golden, tmp_path, undrawn):
                 outputs = [outputs] if kind == 'logits' else list(outputs)
                 assert file.worst(case, outputs) < TOLERANCE, (name, case)
                 seen += 1
-    assert seen == 3 * len(file.cases) >= 3
+    assert seen == (1 if deep else 3) * len(file.cases) >= 1
 
 
 def _make_plain(model: nn.Module) -> None:
