@@ -12,11 +12,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from test_config_runs import write_imagenet
 from test_packaging import build_wheel, copy_tree
+from warm import WarmPython
 
 from mmmeta.datasets import make_shapes
 
@@ -24,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 COMPILERS = ('cc', 'gcc', 'c++', 'g++', 'clang', 'clang++', 'nvcc', 'ninja', 'cmake')
 ROOT = Path(__file__).resolve().parents[1]
+OURS = ('mmmeta', 'onedl')  # what is to be installed and tested
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 # Two steps with two images, and a test on two.
 SMALL = [
@@ -110,14 +115,14 @@ class Environment:
     if they are called for more than their version.
     """
 
-    def __init__(self, folder: Path, pip: bool = True) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.bin = folder / 'venv/bin'
         self.home = folder / 'home'  # where commands run
         self.home.mkdir()
         self.compiled = folder / 'a-compiler-was-called'
-        command = [sys.executable, '-m', 'venv', folder / 'venv']
-        subprocess.run([*command, *(() if pip else ('--without-pip',))], check=True)
+        command = [sys.executable, '-m', 'venv', '--without-pip', folder / 'venv']
+        subprocess.run(command, check=True)
         (folder / 'traps').mkdir()
         (folder / 'traps/touch').symlink_to(shutil.which('touch'))  # a test calls it
         for name in COMPILERS:
@@ -126,14 +131,18 @@ class Environment:
             trap.write_text(f'#!/bin/sh\n[ "$*" = --version ] || {note}\nexit 1\n')
             trap.chmod(0o755)
 
-    def call(self, command: str, *args: object) -> subprocess.CompletedProcess:
+    @property
+    def variables(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')}
         path = f'{self.bin}:{self.folder / "traps"}'
+        kept |= {'PATH': path, 'CUDA_VISIBLE_DEVICES': '', 'CC': 'cc'}
+        return kept | {'PIP_NO_COMPILE': '1'}  # most bytecode would never be used
+
+    def call(self, command: str, *args: object) -> subprocess.CompletedProcess:
         return subprocess.run(
-            [shutil.which(command, path=path), *map(str, args)],
+            [shutil.which(command, path=self.variables['PATH']), *map(str, args)],
             cwd=self.home,
-            env={**kept, 'PATH': path, 'CUDA_VISIBLE_DEVICES': '', 'CC': 'cc'}
-            | {'PIP_NO_COMPILE': '1'},  # most of the bytecode would never be used
+            env=self.variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -144,6 +153,11 @@ class Environment:
         done = self.call(command, *args)
         assert done.returncode == 0, done.stdout
         return done.stdout
+
+    def warm_python(self) -> WarmPython:
+        """For all calls of Python but the first, most of whose time is imports."""
+        modules = ('mmcv.ops', 'mmdet.apis', 'mmseg.apis', 'mmpretrain.apis')
+        return WarmPython(*modules, python=self.bin / 'python', base=self.variables)
 
     def installed(self, name: str) -> Path:
         """Return a file that came with a package."""
@@ -160,23 +174,44 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[Environment]:
     yield Environment(tmp_path)
-    # Gigabytes; do not wait for their removal.
-    subprocess.Popen(['rm', '-rf', tmp_path], start_new_session=True)
+    # Thousands of files; neither we nor pytest wait for their removal.
+    removed = tmp_path.rename(tmp_path.with_name(f'{tmp_path.name}-removed'))
+    subprocess.Popen(['rm', '-rf', removed], start_new_session=True)
 
 
-def pinned_torch() -> list[str]:
-    """The pinned PyTorch, which has gigabytes to unpack."""
-    pinned = (ROOT / 'requirements/pinned.txt').read_text()
-    torch = re.findall(r'^torch==\S+', pinned, re.M)[sys.version_info >= (3, 11)]
-    return [torch, *re.findall(r'^torchvision==\S+', pinned, re.M)]
+def borrow(environment: Environment, *requirements: str) -> None:
+    """Make packages of the environment of the tests visible in another.
 
-
-def prefetch(environment: Environment, *requirements: str) -> None:
-    """Install with uv, which links from its cache what pip would unpack again."""
-    uv = Path(sys.executable).with_name('uv')
-    python = environment.bin / 'python'
-    command = [uv, 'pip', 'install', '--quiet', '--python', python, *requirements]
-    subprocess.run(command, check=True)
+    They are those that the requirements need, but for the host libraries and mmmeta.
+    pip sees that they are installed, as it would after `pip install torch`, and could
+    not change them: they are on a path of their own, behind the environment's. This
+    saves unpacking gigabytes, and compiling them to bytecode again.
+    """
+    folder = environment.folder / 'borrowed'
+    folder.mkdir()
+    (site,) = environment.bin.parent.glob('lib/python*/site-packages')
+    (site / 'borrowed.pth').write_text(f'{folder}\n')
+    seen, waiting = set(), [Requirement(text) for text in requirements]
+    while waiting:
+        needed = waiting.pop()
+        asked = canonicalize_name(needed.name), frozenset(needed.extras)
+        if asked in seen:
+            continue
+        seen.add(asked)
+        try:
+            package = distribution(needed.name)
+        except PackageNotFoundError:  # see requirements/overrides.txt
+            continue
+        for text in package.requires or ():
+            other = Requirement(text)
+            extras = [{'extra': extra} for extra in ('', *needed.extras)]
+            if not other.marker or any(map(other.marker.evaluate, extras)):
+                waiting.append(other)
+        if asked[0].startswith(OURS):
+            continue
+        for name in {file.parts[0] for file in package.files} - {'..', '__pycache__'}:
+            if not (folder / name).exists():  # several packages have a folder `nvidia`
+                (folder / name).symlink_to(package.locate_file(name))
 
 
 def has_stand_in(environment: Environment) -> bool:
@@ -187,7 +222,7 @@ def has_stand_in(environment: Environment) -> bool:
 
 
 def test_traps_are_remembered(tmp_path):
-    environment = Environment(tmp_path, pip=False)
+    environment = Environment(tmp_path)
     assert environment.call('g++', '--version').returncode == 1
     assert not environment.compiled.exists()
     assert environment.call('g++', '-c', 'x.cpp').returncode == 1
@@ -196,7 +231,7 @@ def test_traps_are_remembered(tmp_path):
 
 def test_the_forks_by_plain_pip(wheel, environment):
     """Default flags but for bytecode; then the main job, and a stock tool and model."""
-    prefetch(environment, *pinned_torch())
+    borrow(environment, 'pip', 'mmmeta-backbones[onedl]')
     environment.run('python', '-m', 'pip', 'install', '--quiet', f'{wheel}[onedl]')
     assert not environment.compiled.exists(), environment.compiled.read_text()
     assert has_stand_in(environment)
@@ -206,8 +241,11 @@ def test_the_forks_by_plain_pip(wheel, environment):
 
     mim = environment.installed('mmmeta/.mim')
     config = mim / 'configs/detection/mask_rcnn_poolformer_s12_shapes.py'
-    train(environment, mim / 'tools/train.py', config, 'own', CONFIGS['mmdet'][1])
-    predict(environment, {'mmdet': (config, environment.home / 'own/epoch_1.pth')})
+    args = [mim / 'tools/train.py', config, *train_options('own', CONFIGS['mmdet'][1])]
+    with environment.warm_python() as python:
+        warm(python, environment, *args)
+        models = {'mmdet': (config, environment.home / 'own/epoch_1.pth')}
+        predict(python, environment, models)
 
     mim = environment.installed('mmdet/.mim')
     config = mim / 'configs/faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
@@ -226,19 +264,25 @@ def test_the_forks_by_plain_pip(wheel, environment):
         if part == 'val':
             evaluator = loader.replace('dataloader', 'evaluator')
             options.append(f'{evaluator}.ann_file={data / ann_file}')
-    train(environment, mim / 'tools/train.py', config, 'stock', options)
+    args = [mim / 'tools/train.py', config, *train_options('stock', options)]
+    environment.run('python', *args)  # a process of its own, as users start it
     assert (environment.home / 'stock/epoch_1.pth').is_file()
     assert not environment.compiled.exists(), environment.compiled.read_text()
 
 
-def train(
-    environment: Environment, tool: Path, config: Path, work: str, options: list[str]
-) -> str:
-    args = ['--work-dir', work, '--cfg-options', *SMALL, *options]
-    return environment.run('python', tool, config, *args)
+def train_options(work: str, options: list[str]) -> list[str]:
+    return ['--work-dir', work, '--cfg-options', *SMALL, *options]
 
 
-def predict(environment: Environment, models: dict[str, tuple[Path, Path]]) -> None:
+def warm(python: WarmPython, environment: Environment, *args: object, **kw: str) -> str:
+    done = python.run(*args, cwd=environment.home, **kw)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def predict(
+    python: WarmPython, environment: Environment, models: dict[str, tuple[Path, Path]]
+) -> None:
     """Run prediction on one image with each model and check the output files."""
     image = next((environment.home / 'data/shapes/images/val').iterdir())
     calls = []
@@ -247,7 +291,7 @@ def predict(environment: Environment, models: dict[str, tuple[Path, Path]]) -> N
         calls.append([config, checkpoint, image, '--out-dir', out])
         if scope == 'mmdet':  # scores are low after two steps
             calls[-1] += ['--cfg-options', 'model.test_cfg.rcnn.score_thr=0.0']
-    environment.run('python', '-c', PREDICT, json.dumps(calls, default=str))
+    warm(python, environment, json.dumps(calls, default=str), code=PREDICT)
     for scope in models:
         out = environment.home / f'{scope}_predictions'
         assert len(list((out / 'vis').iterdir())) == 1
@@ -263,7 +307,7 @@ def predict(environment: Environment, models: dict[str, tuple[Path, Path]]) -> N
 
 def test_the_original_openmmlab(wheel, environment):
     """A reduced suite: backbones, weights, training in each library, predictions."""
-    prefetch(environment, *pinned_torch())
+    borrow(environment, 'pip', 'mmmeta-backbones')
     environment.run('python', '-m', 'pip', 'install', '--quiet', f'{wheel}[openmmlab]')
     assert not environment.compiled.exists(), environment.compiled.read_text()
     environment.run('python', '-m', 'pip', 'check')
@@ -272,8 +316,6 @@ def test_the_original_openmmlab(wheel, environment):
     assert not [name for name in found if name.startswith('onedl')]
     assert {'mmengine', 'mmdet', 'mmsegmentation', 'mmpretrain'} <= set(found)
     assert has_stand_in(environment)
-    assert 'are right' in environment.run('python', '-c', BACKBONES)
-
     shapes = make_shapes(
         environment.home / 'data/shapes',
         num_train=4,
@@ -283,18 +325,21 @@ def test_the_original_openmmlab(wheel, environment):
     )
     write_imagenet(shapes, environment.home / 'data/imagenet')
     mim, models = environment.installed('mmmeta/.mim'), {}
-    for scope, (path, options, file) in CONFIGS.items():
-        config = mim / 'configs' / path
-        train(environment, mim / 'tools/train.py', config, scope, options)
-        (log,) = (environment.home / scope).glob('*/vis_data/scalars.json')
-        scores = json.loads(log.read_text().splitlines()[-1])
-        assert all(scores[metric] >= 0 for metric in METRICS[scope])
-        models[scope] = config, environment.home / scope / file
-    predict(environment, models)
+    tool = mim / 'tools/train.py'
+    with environment.warm_python() as python:
+        assert 'are right' in warm(python, environment, code=BACKBONES)
+        for scope, (path, options, file) in CONFIGS.items():
+            config = mim / 'configs' / path
+            warm(python, environment, tool, config, *train_options(scope, options))
+            (log,) = (environment.home / scope).glob('*/vis_data/scalars.json')
+            scores = json.loads(log.read_text().splitlines()[-1])
+            assert all(scores[metric] >= 0 for metric in METRICS[scope])
+            models[scope] = config, environment.home / scope / file
+        predict(python, environment, models)
 
-    # On its own, MMEngine 0.10.7 cannot read its own checkpoints.
-    options = ['train_cfg.max_epochs=2', 'resume=True']
-    printed = train(environment, mim / 'tools/train.py', config, scope, options)
+        # On its own, MMEngine 0.10.7 cannot read its own checkpoints.
+        again = train_options(scope, ['train_cfg.max_epochs=2', 'resume=True'])
+        printed = warm(python, environment, tool, config, *again)
     assert 'resumed epoch: 1, iter: 2' in printed
     assert (environment.home / scope / 'epoch_2.pth').is_file()
 
@@ -304,9 +349,13 @@ def test_backbones_beside_the_oldest_torch(wheel, environment):
     text = (ROOT / 'pyproject.toml').read_text()
     oldest = re.search(r"'torch>=([\d.]+)'", text)[1]
     others = ('onedl-mmengine', 'opencv-python-headless', 'pytest')
-    prefetch(environment, str(wheel), f'torch=={oldest}.0', *others)
-    version = 'import torch; print(torch.__version__)'
-    assert environment.run('python', '-c', version).startswith(f'{oldest}.0')
+    # With uv, which links from its cache what pip would unpack again.
+    install = [Path(sys.executable).with_name('uv'), 'pip', 'install', '--quiet']
+    requirements = [wheel, f'torch=={oldest}.0', *others]
+    python = environment.bin / 'python'
+    subprocess.run([*install, '--python', python, *requirements], check=True)
+    found = environment.installed('torch/version.py').read_text()
+    assert re.search(rf"^__version__ = '{re.escape(oldest)}\.0\b", found, re.M), found
     files = ('models/test_metaformer.py', 'weights/test_reading.py')
     printed = environment.run(
         *('python', '-m', 'pytest', '-q', '-p', 'no:cacheprovider'),

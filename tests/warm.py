@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,13 +54,21 @@ class WarmPython:
 
     Args:
         *modules: The modules.
+        python: The interpreter. Default: the one that runs the tests.
+        base: The environment variables. Default: those of this process.
         **env: Environment variables to set in all processes.
     """
 
-    def __init__(self, *modules: str, **env: str) -> None:
+    def __init__(
+        self,
+        *modules: str,
+        python: Path | str = sys.executable,
+        base: Mapping[str, str] = os.environ,
+        **env: str,
+    ) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, '-c', SERVER, *modules],
-            env={**os.environ, **env},
+            [python, '-c', SERVER, *modules],
+            env={**base, **env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
