@@ -1,5 +1,7 @@
 """Rename tables: round trips, recognition, collisions, other packages' models."""
 
+from pathlib import Path
+
 import mmpretrain.models  # noqa: F401
 import pytest
 import timm
@@ -21,6 +23,8 @@ TIMM_ARCHS = sorted(
     for family in ('poolformer', 'poolformerv2', 'convformer', 'caformer')
     for arch in timm.list_models(f'{family}_*')
 )
+DATA = Path(__file__).resolve().parents[1] / 'data/golden'
+RECORDED = {path.stem for path in DATA.glob('*.json')}
 SMALL = ('poolformer_s12', 'poolformerv2_s12', 'convformer_s18', 'caformer_s18')
 POOLFORMER_SIZES = ('s12', 's24', 's36', 'm36', 'm48')
 
@@ -257,7 +261,10 @@ def test_timm_keys_both_ways(arch):
     assert shapes(to_layout(parse(own), 'timm')) == shapes(theirs)
 
 
-@pytest.mark.parametrize('arch', sized(TIMM_ARCHS))
+# Of the others' sizes, test_golden.py compares outputs with recorded ones.
+@pytest.mark.parametrize(
+    'arch', sized(a for a in TIMM_ARCHS if a in SMALL or a not in RECORDED)
+)
 def test_timm_outputs_equal_and_back(arch, undrawn):
     with torch.device('meta'):  # skip initialization; all is overwritten
         theirs = timm.create_model(arch)
