@@ -9,6 +9,10 @@ from mmmeta.models import FAMILIES
 
 ARCH = dict(depths=(1, 1, 1, 1), dims=(32, 64, 64, 64))
 KINDS = {f.__name__: dict(type=f'mmmeta.{f.__name__}') for f in FAMILIES}
+# IdentityFormer's and PoolFormerV2's blocks are RandFormer's with other mixers,
+# ConvFormer's are those of CAFormer's first stages; and the fourth stage of
+# UniFormer-window attends to the whole map.
+ALIKE = ('IdentityFormer', 'PoolFormerV2', 'ConvFormer', 'UniFormer')
 KINDS['UniFormer-window'] = dict(KINDS['UniFormer'], attention='window', window_size=3)
 SIZES = [(256, 320), (224, 352), (289, 301), (320, 256), (500, 333), (256, 320)]
 
@@ -25,7 +29,8 @@ def compiles(model: torch.nn.Module) -> tuple:
     return torch.compile(model, fullgraph=True, backend=counter), counter
 
 
-@pytest.mark.parametrize('kind', KINDS)
+# Blocks of the others are among these.
+@pytest.mark.parametrize('kind', [k for k in KINDS if k not in ALIKE])
 def test_one_graph(kind):
     config = dict(KINDS[kind], arch=ARCH, drop_path_rate=0.2, recompute_mlp=True)
     plain = MODELS.build(config).train()
