@@ -235,7 +235,7 @@ def test_drop_path_grows_linearly():
     ('arch', 'scale'),
     [('s12', 1e-5), ('s24', 1e-5), ('s36', 1e-6), ('m36', 1e-6), ('m48', 1e-6)],
 )
-def test_poolformer_layer_scale(arch, scale):
+def test_poolformer_layer_scale(arch, scale, undrawn):
     model = build('PoolFormer', arch)
     values = [p for n, p in model.named_parameters() if 'layer_scale' in n]
     assert len(values) == 2 * sum(model.arch.depths)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmmeta.models import FAMILIES
 from mmmeta.models.layers import FLOAT16_MAX, StarReLU, _warn_of_float16
 
-STEPS = 100
+STEPS = 60
 BATCH = 2
 SIZE = 32  # pixels; float16 on a CPU takes ten times as long as float32
 
