@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from undrawn import nothing_drawn
+from warm import WarmPython
 
 # Tests of FORK_LAST3 set it themselves.
 os.environ.pop('FORK_LAST3', None)
@@ -43,6 +44,13 @@ def undrawn() -> Iterator[None]:
     """Skip random initialization, for weights that are overwritten anyway."""
     with nothing_drawn():
         yield
+
+
+@pytest.fixture(scope='session')
+def warm_python() -> Iterator[WarmPython]:
+    """For calls of the tools, most of whose time would be imports; without a GPU."""
+    with WarmPython('mmdet.apis', 'mmseg.apis', CUDA_VISIBLE_DEVICES='') as python:
+        yield python
 
 
 @pytest.fixture(scope='session')

@@ -4,8 +4,6 @@ import copy
 import functools
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import configs_of
@@ -209,7 +207,7 @@ def test_classes_of_the_shapes(shapes):
     assert 'BatchNorm2d' in names
 
 
-def test_the_tools_train_and_test_the_shapes(shapes, tmp_path):
+def test_the_tools_train_and_test_the_shapes(shapes, warm_python, tmp_path):
     options = [
         'train_cfg.max_iters=2',
         'train_cfg.val_interval=2',
@@ -223,11 +221,8 @@ def test_the_tools_train_and_test_the_shapes(shapes, tmp_path):
     for tool in ('train', 'test'):
         args = [str(tmp_path / 'iter_2.pth')] if tool == 'test' else []
         args += ['--show-dir', str(tmp_path / 'pictures')] if tool == 'test' else []
-        command = [sys.executable, f'tools/{tool}.py', config, *args]
-        command += ['--work-dir', str(tmp_path), '--cfg-options', *options]
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=500
-        )
+        args += ['--work-dir', str(tmp_path), '--cfg-options', *options]
+        done = warm_python.run(f'tools/{tool}.py', config, *args, cwd=ROOT)
         assert done.returncode == 0, done.stdout + done.stderr
     (log,) = tmp_path.glob('*/*.json')
     scores = json.loads(log.read_text().splitlines()[-1])

@@ -6,7 +6,6 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -19,22 +18,6 @@ from warm import WarmPython
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/detection/retinanet_poolformer_s12_shapes.py'
-
-
-def tool(name: str, *args) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(ROOT / 'tools' / name), *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-
-
-@pytest.fixture(scope='module')
-def warm_python() -> Iterator[WarmPython]:
-    """For calls that fail, most of whose time would be imports; without a GPU."""
-    with WarmPython('mmdet.apis', CUDA_VISIBLE_DEVICES='') as python:
-        yield python
 
 
 @pytest.fixture(scope='module')
@@ -63,7 +46,9 @@ def config(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def trained(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(
+    config: Path, warm_python: WarmPython, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A work folder: killed in the second epoch, then resumed to the end."""
     work = tmp_path_factory.mktemp('work')
     process = subprocess.Popen(
@@ -79,7 +64,8 @@ def trained(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert process.wait() == -signal.SIGKILL
     assert (work / 'epoch_1.pth').is_file()
     assert not (work / 'epoch_2.pth').exists()
-    result = tool('train.py', config, '--work-dir', work, '--resume')
+    tool = ROOT / 'tools/train.py'
+    result = warm_python.run(tool, config, '--work-dir', work, '--resume')
     assert result.returncode == 0, result.stdout + result.stderr
     assert 'resumed epoch: 1, iter: 12' in result.stdout + result.stderr
     assert 'Epoch(train) [1]' not in result.stdout
@@ -93,9 +79,11 @@ def test_a_killed_training_is_resumed(trained):
     assert (trained / 'last_checkpoint').read_text().strip().endswith('epoch_2.pth')
 
 
-def test_tested_scores_are_those_of_pycocotools(trained, config, shapes, tmp_path):
-    result = tool(
-        'test.py',
+def test_tested_scores_are_those_of_pycocotools(
+    trained, config, shapes, warm_python, tmp_path
+):
+    result = warm_python.run(
+        ROOT / 'tools/test.py',
         config,
         trained / 'epoch_2.pth',
         '--work-dir',
