@@ -19,13 +19,14 @@ TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
 # The slowest files run first: at the end, no process waits long for the other.
 LONGEST = (
-    *('test_install.py', 'test_config_runs.py', 'optimized/test_optimize.py'),
-    *('weights/test_golden.py', 'tools/test_train_and_test.py'),
-    *('models/test_mixed_precision.py', 'models/test_export.py', 'test_docs.py'),
-    *('commands/test_demo_page.py', 'test_benchmarks.py', 'commands/test_predict.py'),
-    *('models/test_compile.py', 'weights/test_layouts.py', 'test_configs.py'),
-    *('hosts/test_mmcv_ops.py', 'commands/test_flops.py', 'commands/test_doctor.py'),
-    *('models/test_metaformer.py', 'test_segmentation_configs.py', 'test_notebook.py'),
+    *('test_install.py', 'optimized/test_optimize.py', 'test_config_runs.py'),
+    *('test_benchmarks.py', 'commands/test_demo_page.py', 'weights/test_golden.py'),
+    *('test_docs.py', 'models/test_export.py', 'tools/test_train_and_test.py'),
+    *('models/test_compile.py', 'weights/test_trained.py', 'commands/test_flops.py'),
+    *('tools/test_demo.py', 'weights/test_layouts.py', 'test_configs.py'),
+    *('models/test_mixed_precision.py', 'test_segmentation_configs.py'),
+    *('test_notebook.py', 'commands/test_doctor.py', 'hosts/test_mmcv_ops.py'),
+    *('commands/test_names.py', 'hosts/test_runner.py', 'models/test_metaformer.py'),
 )
 
 
