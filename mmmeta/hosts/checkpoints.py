@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ENOUGH = 0.5  # of a part's values; with fewer it counts as missing
+BATCH_SIZE = 'batch_size'  # its key in a checkpoint's meta
 # Keys that a checkpoint may lack, or have besides weights: suffixes and roots.
 COUNTERS = 'num_batches_tracked'
 NO_WEIGHTS = ('data_preprocessor',)
@@ -282,6 +283,13 @@ def watch(runner: Any, testing: bool, allow_missing: Collection[str] = ()) -> No
             _want_run(content, name)
             if 'optimizer' not in content:
                 say(f'{name} has no state of the optimizer, which starts from scratch')
+            then, now = content['meta'].get(BATCH_SIZE), _batch_size(runner)
+            if then and now and then != now:
+                say(
+                    f'{name} is of a run with batch size {then} in all processes; this '
+                    f'one has {now}. The learning rates, and schedules that count '
+                    'iterations, continue as they were, also with --auto-scale-lr'
+                )
         return content
 
     def resume_run(filename: str, *args: Any, **kwargs: Any) -> Any:
@@ -302,6 +310,8 @@ def watch(runner: Any, testing: bool, allow_missing: Collection[str] = ()) -> No
 
     runner.load_checkpoint, runner.resume = load_checkpoint, resume_run
     runner.register_hook(_Unwrap(), priority='VERY_HIGH')
+    if not testing:
+        runner.register_hook(_NoteBatchSize())
     if not testing and hasattr(runner.model, 'init_weights'):
         _watch_init(innermost(runner.model), allow_missing, say)
 
@@ -314,6 +324,22 @@ class _Unwrap(Hook):
             state = unwrap(checkpoint, 'the file')
             checkpoint.clear()
             checkpoint['state_dict'] = state
+
+
+class _NoteBatchSize(Hook):
+    """Saves the batch size, which is not that of the config with several processes."""
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        if size := _batch_size(runner):
+            checkpoint['meta'][BATCH_SIZE] = size
+
+
+def _batch_size(runner: Any) -> int | None:
+    """Return the images of an iteration in all processes, if the loader tells."""
+    loader = runner.train_dataloader
+    size = getattr(loader, 'batch_size', None)  # None with a batch sampler
+    size = size or getattr(getattr(loader, 'batch_sampler', None), 'batch_size', None)
+    return size * runner.world_size if isinstance(size, int) else None
 
 
 def _check_parts(model: 'nn.Module', names: Collection[str]) -> None:

@@ -80,9 +80,29 @@ def build_runner(cfg: Config, testing: bool = False) -> Any:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    if cfg.get('launcher') == 'pytorch':
+        _use_cpu_if_alone(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     watch(runner, testing, cfg.get('allow_missing') or ())
     return runner
+
+
+def _use_cpu_if_alone(cfg: Config) -> None:
+    """Let the processes of a launcher train on the CPU of a machine without a GPU.
+
+    MMEngine selects a GPU for each of them, whatever backend the config names.
+    """
+    from mmengine.device import get_device
+    from torch import distributed
+
+    if get_device() != 'cpu':
+        return
+    if not distributed.is_initialized():
+        distributed.init_process_group('gloo')
+    unused = cfg.get('find_unused_parameters', False)
+    wrapper = dict(broadcast_buffers=False, find_unused_parameters=unused)
+    cfg.model_wrapper_cfg = cfg.get('model_wrapper_cfg') or wrapper
+    cfg.model_wrapper_cfg.setdefault('device_ids', None)
 
 
 def run(main: Callable[[], None]) -> None:

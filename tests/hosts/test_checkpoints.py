@@ -4,6 +4,8 @@ import logging
 import os
 import pickle
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -340,6 +342,23 @@ def equal(one, other) -> bool:
     return one == other
 
 
+# What torchrun does, in forks of one process that has done the imports.
+TWO_PROCESSES = """
+import os, runpy, socket, sys
+import test_checkpoints
+
+with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    port = free.getsockname()[1]
+os.environ.update(WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+child = os.fork()
+os.environ['RANK'] = os.environ['LOCAL_RANK'] = '0' if child else '1'
+sys.argv[1:] = ['c.py', '--work-dir', 'wd', '--launcher', 'pytorch']
+runpy.run_path(sys.orig_argv[3], run_name='__main__')
+os._exit(os.waitpid(child, 0)[1] != 0 if child else 0)  # freeing modules takes seconds
+"""
+
+
 class TestResume:
     def test_all_states_come_back(self, train):
         """Weights, average, optimizer, scheduler and log, before any step is taken."""
@@ -376,6 +395,24 @@ class TestResume:
         resumed = content('wd/epoch_2.pth')
         for part in ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers'):
             assert equal(resumed[part], whole[part]), part
+
+    def test_of_another_number_of_processes(self, train, said):
+        """Two on the CPU, then one: a line says that the batch size differs."""
+        command = [sys.executable, '-c', TWO_PROCESSES, str(ROOT / 'tools/train.py')]
+        environment = dict(os.environ, CUDA_VISIBLE_DEVICES='')
+        environment['PYTHONPATH'] = str(Path(__file__).parent)
+        subprocess.run(command, env=environment, check=True, timeout=120)
+        meta = content('wd/epoch_1.pth')['meta']
+        assert (meta['epoch'], meta['iter'], meta['batch_size']) == (1, 1, 4)
+        train('--resume', '--cfg-options', 'train_cfg.max_epochs=2')
+        (line,) = [line for line in said if 'batch size' in line]
+        assert 'epoch_1.pth is of a run with batch size 4' in line
+        assert 'one has 2' in line
+        meta = content('wd/epoch_2.pth')['meta']
+        assert (meta['epoch'], meta['iter'], meta['batch_size']) == (2, 3, 2)
+        said.clear()
+        train('--resume', '--cfg-options', 'train_cfg.max_epochs=3')
+        assert not [line for line in said if 'batch size' in line]
 
     def test_the_state_of_a_loss_scaler(self, train):
         train()

@@ -234,7 +234,7 @@ def pretend(folder: Path, command: str) -> str:
     [('dist_train.sh', ['config.py']), ('dist_test.sh', ['config.py', 'weights.pth'])],
 )
 def test_torchrun_gets_the_options(name, files, tmp_path):
-    # MMEngine's launchers need a GPU, so only check what would be run.
+    # tests/hosts/test_checkpoints.py runs two processes; here, what would be run.
     path = pretend(tmp_path, 'python')
     result = script(name, *files, 8, '--work-dir', 'work', PATH=path, PORT='29611')
     assert result.returncode == 0, result.stderr
