@@ -37,6 +37,7 @@ CHUNK = 1 << 18
 TIMEOUT = 30  # seconds without receiving a byte
 ATTEMPTS = 3  # per URL; each resumes the previous one
 WAIT = 1.0  # seconds before the second attempt
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NETWORK = (
     urllib.error.URLError,
     http.client.HTTPException,
@@ -140,9 +141,12 @@ def _writing(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
+        advice = 'Set MMMETA_HOME to a folder that can be written'
+        if error.errno in _FULL:
+            advice = 'Free some space there, or set MMMETA_HOME to another folder'
         raise CheckpointError(
             f'a download to {folder} cannot be written: {error.strerror or error}. '
-            'Free some space there, or set MMMETA_HOME to another folder'
+            f'{advice}'
         ) from error
 
 
@@ -228,6 +232,12 @@ def _from_drive(source: Source, part: Path, quiet: bool | None) -> None:
         cause = error.args[0] if error.args else None
         reason = getattr(cause, 'reason', None) or error
         raise _TransferError(one_line(reason)) from None
+    except OSError:
+        raise  # of the disk
+    except Exception as error:  # gdown takes for granted what an answer has in it
+        raise _TransferError(
+            f'gdown cannot read the answer ({one_line(error)})'
+        ) from None
 
 
 def _save(

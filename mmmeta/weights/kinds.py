@@ -7,7 +7,7 @@ from typing import BinaryIO
 from mmmeta.weights.errors import first_few
 
 HEAD = 512  # bytes needed to identify a file type
-AGAIN = 'Download it again'
+AGAIN = 'Delete it and download it again'
 # How a file begins, what it then is, and what to do.
 _UNPACK = 'Unpack it, and pass the checkpoint in it'
 _SIGNS = (

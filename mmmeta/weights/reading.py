@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mmmeta.weights.errors import CheckpointError, first_few
-from mmmeta.weights.kinds import HEAD, problem
+from mmmeta.weights.kinds import AGAIN, HEAD, problem
 from mmmeta.weights.locate import local_path, shown
 from mmmeta.weights.unpickle import (
     STATES,
@@ -205,8 +205,7 @@ def read_stream(
                 f"({reason}). Pass another, such as 'cpu'"
             ) from error
         raise CheckpointError(
-            f'{name} is damaged or not a checkpoint ({reason}). Download it again. '
-            f'{_EXPECTED}'
+            f'{name} is damaged or not a checkpoint ({reason}). {AGAIN}. {_EXPECTED}'
         ) from error
 
 
@@ -309,7 +308,7 @@ def _read_safetensors(
         state = load(file.read())
     except (SafetensorError, ValueError, KeyError, TypeError, MemoryError) as error:
         raise CheckpointError(
-            f'{name} is a damaged .safetensors file: {error}. Download it again'
+            f'{name} is a damaged .safetensors file: {error}. {AGAIN}'
         ) from error
     if map_location in (None, 'cpu'):
         return state

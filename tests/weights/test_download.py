@@ -280,6 +280,19 @@ def test_too_little_room_is_seen_before(server, cache, monkeypatch):
     assert not (cache / 'x.pth.part').exists()
 
 
+@pytest.mark.parametrize(
+    'name', ['semantic_fpn_poolformer_s12', 'poolformer_s12.sail_in1k']
+)
+def test_a_read_only_cache(monkeypatch, name):
+    """From Drive and from elsewhere."""
+    monkeypatch.setenv('MMMETA_HOME', '/sys')  # where root cannot write, either
+    with pytest.raises(
+        CheckpointError,
+        match=r'/sys cannot be written: .*\. Set MMMETA_HOME to a folder that can be',
+    ):
+        fetch_published(name)
+
+
 def test_cache_folder_that_cannot_be_made(server, tmp_path, monkeypatch):
     (tmp_path / 'file').touch()
     monkeypatch.setenv('MMMETA_HOME', str(tmp_path / 'file' / 'cache'))

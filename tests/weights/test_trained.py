@@ -10,6 +10,9 @@ own, so the file is small and what arrives where can be told.
 import copy
 import io
 import re
+import resource
+import subprocess
+import sys
 from collections import OrderedDict
 
 import numpy as np
@@ -483,6 +486,34 @@ def test_drives_quota(internet, cache):
     assert not list(cache.glob('*.pth*part*'))
     (cache / 'retinanet_poolformer_s36.pth').write_bytes(b'by hand')
     assert locate('mmmeta://retinanet_poolformer_s36').read_bytes() == b'by hand'
+
+
+def test_an_answer_of_drive_that_gdown_does_not_expect(internet):
+    """It has no Content-Type."""
+    with pytest.raises(CheckpointError, match='gdown cannot read the answer') as caught:
+        locate('mmmeta://retinanet_poolformer_s36')
+    assert '\n' not in str(caught.value)
+
+
+def test_a_full_disk_in_downloading_from_drive(internet, cache):
+    """A file size limit simulates it; the download goes on where there is room."""
+    row = find('mask_rcnn_poolformer_s12')
+    content = bytes(range(256)) * 4000
+    publish(internet, row, content)
+    code = 'import sys; from mmmeta.cli import main; sys.exit(main(sys.argv[1:]))'
+    run = subprocess.run(
+        [sys.executable, '-c', code, 'download', row.name],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000,) * 2),
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout) == (1, '')
+    (line,) = run.stderr.splitlines()
+    assert f'a download to {cache} cannot be written: ' in line
+    assert line.endswith('Free some space there, or set MMMETA_HOME to another folder')
+    assert not (cache / 'mask_rcnn_poolformer_s12.pth').exists()
+    assert locate(f'mmmeta://{row.name}').read_bytes() == content
+    assert not list(cache.glob('*.part'))
 
 
 def test_copies_are_used_where_drive_fails(internet):
