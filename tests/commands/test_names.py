@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import runpy
 import shlex
 
 import numpy as np
@@ -82,6 +83,41 @@ def test_the_annotator_of_controlnet(here, root):
     from mmseg.datasets import ADE20KDataset
 
     assert colors <= set(map(tuple, ADE20KDataset.METAINFO['palette']))
+
+
+def test_validate_and_the_tool_measure_the_same(here, root, monkeypatch, capsys):
+    """With some of the model's own detections as the truth, so not zero."""
+    (here / 'coco/val2017').mkdir(parents=True)
+    for number in range(2):
+        noise = np.random.RandomState(number).randint(0, 256, (96, 128, 3), np.uint8)
+        Image.fromarray(noise).save(here / f'coco/val2017/{number}.png')
+    options = ['test_dataloader.dataset.pipeline.1.scale=(128,96)']
+    options = ['--cfg-options', 'model.test_cfg.score_thr=0.0', *options]
+    assert main(['predict', DETECTOR, 'coco/val2017', '--no-vis', *options]) == 0
+    truth = json.loads((here / 'predictions/images.json').read_text())
+    found = json.loads((here / 'predictions/detections.json').read_text())
+    for number, one in enumerate(found[::7], 1):
+        area = one['bbox'][2] * one['bbox'][3]
+        truth['annotations'].append(one | dict(id=number, area=area, iscrowd=0))
+    (here / 'coco/annotations').mkdir()
+    (here / 'coco/annotations/instances_val2017.json').write_text(json.dumps(truth))
+    row = find(DETECTOR)
+    # First, as MMEngine would go on with the temporary folder of the command.
+    words = [str(root / 'configs' / row.config), f'mmmeta://{DETECTOR}']
+    words += ['--work-dir', 'work', *options, 'test_dataloader.num_workers=0']
+    words += ['test_dataloader.persistent_workers=False']
+    words += ['test_dataloader.dataset.data_root=coco/']
+    words += ['test_evaluator.ann_file=coco/annotations/instances_val2017.json']
+    monkeypatch.setattr('sys.argv', ['test.py', *words])
+    runpy.run_path(str(root / 'tools/test.py'))['main']()
+    (file,) = (here / 'work').glob('*/2*.json')
+    measured = json.loads(file.read_text().splitlines()[-1])['coco/bbox_mAP']
+    capsys.readouterr()
+    assert main(['validate', DETECTOR, 'coco', '--workers', '0', *options]) == 1
+    out = capsys.readouterr().out
+    assert f'{row.test}, changed by --cfg-options\n' in out
+    (shown,) = re.findall(r'^box AP +(\S+) +36.2  off by more than 0.3$', out, re.M)
+    assert 0 < float(shown) == round(100 * measured, 2)
 
 
 @pytest.mark.parametrize(

@@ -90,10 +90,11 @@ def _table(
     off: list[str],
     args: argparse.Namespace,
 ) -> list[str]:
+    changed = ', changed by --cfg-options' if args.cfg_options else ''
     lines = [
         f'model       {row.name}',
         f'checkpoint  {args.checkpoint or SCHEME + row.name}',
-        f'test        {row.test}',
+        f'test        {row.test}{changed}',
         f'{"":10}  measured  published',
     ]
     for name, value in found.items():
