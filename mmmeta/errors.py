@@ -20,6 +20,10 @@ class MissingLibraryError(UserError, ImportError):
     """A required library cannot be imported."""
 
 
+class NoResultError(UserError):
+    """A model's task is not its library's main one."""
+
+
 def one_line(error: BaseException, width: int = 300) -> str:
     """Return an error's message as one line, with its class if the message is terse.
 

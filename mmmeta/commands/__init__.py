@@ -19,6 +19,7 @@ COMMANDS = {
         'download': 'download published checkpoints in advance',
         'convert': 'write a checkpoint in another layout',
         'predict': 'run a detector, segmentor or classifier on images',
+        'export': 'write a trained model as one file: ONNX, OpenVINO or PyTorch',
         'validate': 'measure top-1 and top-5 accuracy on a folder of class folders',
         'explain': 'show where models look: Grad-CAM, side by side',
         'flops': 'count parameters and multiply-accumulates by stage',

@@ -9,6 +9,8 @@ from mmmeta.weights.names import SCHEME, find
 
 # What `split_model` takes apart, for usage messages.
 MODEL = '(NAME | CONFIG CHECKPOINT)'
+# With files of `mmmeta export`.
+MODEL_OR_FILE = '(NAME | FILE | CONFIG CHECKPOINT)'
 
 
 def split_model(words: Sequence[str], usage: str) -> tuple[str, str, list[str]]:

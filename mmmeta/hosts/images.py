@@ -1,5 +1,6 @@
 """Reading images like the host libraries, with errors that say what is wrong."""
 
+import io
 import os
 import threading
 from pathlib import Path
@@ -33,13 +34,10 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> 'np.ndarray':
             number of channels; says why.
         UserError: The limit of pixels is not a number.
     """
-    import mmcv
-
     # OpenCV only fills the missing part of a truncated file with gray.
     load_picture(path)
     try:
-        flag = 'color' if channels <= 3 else 'unchanged'
-        pixels = mmcv.imfrombytes(Path(path).read_bytes(), flag)
+        pixels = _decode(path, channels <= 3)
     except Exception as error:  # OpenCV has its own limits
         raise ValueError(one_line(error)) from error
     if pixels is None:
@@ -51,6 +49,47 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> 'np.ndarray':
             'uint8'
         )
     return pixels
+
+
+def _decode(path: str | os.PathLike, color: bool) -> 'np.ndarray | None':
+    """Return what OpenCV reads, or Pillow where there is no OpenCV; colors are BGR."""
+    import numpy as np
+
+    try:
+        import cv2
+    except ImportError:
+        return np.asarray(_upright(path))[..., ::-1]
+    content = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    return cv2.imdecode(content, cv2.IMREAD_COLOR if color else cv2.IMREAD_UNCHANGED)
+
+
+def _upright(path: str | os.PathLike) -> 'Image.Image':
+    from PIL import ImageOps
+
+    picture = load_picture(path)
+    if picture.mode.startswith(('I', 'F')):  # 16 bits; Pillow would cut them off
+        picture = picture.point(lambda value: value / 256).convert('L')
+    return ImageOps.exif_transpose(picture).convert('RGB')
+
+
+def to_jpeg(picture: 'np.ndarray') -> bytes:
+    """Return a picture, uint8 (H, W, 3), BGR, as the content of a JPEG file.
+
+    Raises:
+        ValueError: It cannot be encoded, such as one of more than 65,535 pixels a side.
+    """
+    try:
+        import cv2
+    except ImportError:
+        from PIL import Image
+
+        file = io.BytesIO()
+        Image.fromarray(picture[..., ::-1]).save(file, 'jpeg', quality=95)
+        return file.getvalue()
+    ok, content = cv2.imencode('.jpg', picture)
+    if not ok:
+        raise ValueError('OpenCV cannot encode the picture')
+    return content.tobytes()
 
 
 def load_picture(path: str | os.PathLike) -> 'Image.Image':

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from mmmeta.errors import UserError, one_line, printable, require
+from mmmeta.errors import NoResultError, UserError, one_line, printable, require
 from mmmeta.hosts.channels import image_channels, with_channels
 from mmmeta.hosts.classes import ClassNames, class_names
 from mmmeta.hosts.config import building, load_config
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     Image: TypeAlias = str | os.PathLike | np.ndarray
 
 MAX_CLASSES = 1 << 20  # larger indices are considered invalid
-
-
-class NoResultError(UserError):
-    """The model's task is not its library's main one."""
 
 
 @dataclass
@@ -155,6 +151,18 @@ class Predictor:
         else:
             self.inferencer.model.dataset_meta = meta
             self.inferencer.visualizer.dataset_meta = meta
+
+    def instances(self, sample: Any) -> dict[str, Any]:
+        """Return a detector's sample as lists, masks in COCO's encoding."""
+        return self.inferencer.pred2dict(sample)
+
+    def label_map(self, sample: Any) -> np.ndarray:
+        """Return the classes' indices (H, W) of a segmentor's sample."""
+        return sample.pred_sem_seg.data[0].cpu().numpy()
+
+    def probabilities(self, sample: Any) -> np.ndarray:
+        """Return the classes' probabilities (classes,) of a classifier's sample."""
+        return sample.pred_score.cpu().numpy()
 
     def draw(
         self, image: np.ndarray, sample: Any, score_thr: float = 0.3

@@ -124,7 +124,7 @@ def check(path: Path, source: Source, thorough: bool = False) -> None:
     found_right = recorded and _record_of(path).stat().st_mtime_ns == changed
     digest = recorded
     if thorough or not found_right:
-        digest = _sha256(path) if recorded or source.sha256 else ''
+        digest = sha256(path) if recorded or source.sha256 else ''
     _refuse_another(path, path, source, digest)
     if digest and not found_right:
         _record(path, digest, changed)
@@ -161,7 +161,7 @@ def _download(source: Source, path: Path, quiet: bool | None) -> None:
                 raise
             time.sleep(WAIT * (attempt + 1))
     try:
-        digest = _sha256(part)
+        digest = sha256(part)
         _refuse_another(part, path, source, digest)
     except CheckpointError as error:
         part.unlink()
@@ -300,7 +300,8 @@ def _record(path: Path, digest: str, changed: int) -> None:
         os.utime(record, ns=(changed, changed))
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal digits."""
     digest = hashlib.sha256()
     with file.open('rb') as content:
         while chunk := content.read(CHUNK):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmmeta.commands.arguments import MODEL, positive, split_model
+from mmmeta.commands.arguments import MODEL_OR_FILE, positive, split_model
 from mmmeta.commands.failures import Failures
 from mmmeta.commands.files import (
     DiskError,
@@ -18,7 +18,7 @@ from mmmeta.commands.files import (
     make_folder,
     write_whole,
 )
-from mmmeta.errors import UserError, printable
+from mmmeta.errors import NoResultError, UserError, printable
 from mmmeta.hosts.options import ConfigOptions
 
 if TYPE_CHECKING:
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from mmmeta.hosts.predictor import Predictor
 
 
-USAGE = f'mmmeta predict {MODEL} INPUT...'
+USAGE = f'mmmeta predict {MODEL_OR_FILE} INPUT...'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = f'%(prog)s [options] {MODEL} INPUT...'
+    parser.usage = f'%(prog)s [options] {MODEL_OR_FILE} INPUT...'
     parser.add_argument(
         'words',
         nargs='+',
         metavar='MODEL INPUT',
-        help='a published model (`mmmeta list --task detection`), or a config (a file, '
-        'or LIBRARY::PATH) and its checkpoint (a file, a URL or mmmeta://NAME); then '
-        'images, folders or patterns',
+        help='a published model (`mmmeta list --task detection`), a file of `mmmeta '
+        'export`, or a config (a file, or LIBRARY::PATH) and its checkpoint (a file, a '
+        'URL or mmmeta://NAME); then images, folders or patterns',
     )
     parser.add_argument(
         '--out-dir',
@@ -84,9 +84,14 @@ def run(args: argparse.Namespace) -> int:
         relative_names,
     )
     from mmmeta.commands.predict.writers import WRITERS
-    from mmmeta.hosts.predictor import build_predictor
+    from mmmeta.hosts.images import to_jpeg
+    from mmmeta.runtime import is_exported
 
-    config, checkpoint, inputs = split_model(args.words, USAGE)
+    exported = is_exported(args.words[0])
+    if exported:
+        config, *inputs = args.words
+    else:
+        config, checkpoint, inputs = split_model(args.words, USAGE)
     if not inputs:
         raise UserError(f'no input: {USAGE}')
     paths = list_images(inputs, args.out_dir)
@@ -94,7 +99,12 @@ def run(args: argparse.Namespace) -> int:
     names = relative_names(paths)
     stems = output_stems(names, ignores_case(args.out_dir))
     check_overwriting(paths, stems, args.out_dir)
-    predictor = build_predictor(config, checkpoint, args.device, args.cfg_options)
+    if exported:
+        predictor: Any = _open(config, args)
+    else:
+        from mmmeta.hosts.predictor import build_predictor
+
+        predictor = build_predictor(config, checkpoint, args.device, args.cfg_options)
     options = {} if args.ann_file is None else {'ann_file': args.ann_file}
     if options and predictor.task != 'detection':
         raise UserError(f'--ann-file needs a detector; {config} has none')
@@ -115,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
                 continue
             with failures.of(paths[i], 'not drawn'):
                 picture = predictor.draw(image, sample, args.score_thr)
-                _write_picture(args.out_dir / 'vis' / f'{stems[i]}.jpg', picture)
+                write_whole(args.out_dir / 'vis' / f'{stems[i]}.jpg', to_jpeg(picture))
                 drawn += 1
         with disk_errors():
             files = writer.close()
@@ -129,6 +139,17 @@ def run(args: argparse.Namespace) -> int:
     for path, what in files.items():
         print(printable(f'{path}: {what}'))
     return failures.report(len(paths))
+
+
+def _open(path: str, args: argparse.Namespace) -> Any:
+    """Return an exported model as a predictor."""
+    from mmmeta.commands.predict.exported import ExportedPredictor
+
+    if args.cfg_options:
+        raise UserError(
+            f'--cfg-options is for a config; {path} is exported: export it anew'
+        )
+    return ExportedPredictor(Path(path), args.device)
 
 
 def _samples(
@@ -160,8 +181,6 @@ def _samples(
 
 def _predict(predictor: 'Predictor', images: list['np.ndarray']) -> list[Any]:
     """Return the images' data samples, or an exception for each that failed."""
-    from mmmeta.hosts.predictor import NoResultError
-
     if not images:
         return []
     try:
@@ -176,12 +195,3 @@ def _predict(predictor: 'Predictor', images: list['np.ndarray']) -> list[Any]:
             return [error]
     # One of them does not suit the pipeline, or the batch is too large.
     return [sample for image in images for sample in _predict(predictor, [image])]
-
-
-def _write_picture(path: Path, picture: 'np.ndarray') -> None:
-    import cv2
-
-    ok, data = cv2.imencode('.jpg', picture)
-    if not ok:
-        raise ValueError('OpenCV cannot encode the picture')
-    write_whole(path, data.tobytes())

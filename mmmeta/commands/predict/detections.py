@@ -50,7 +50,6 @@ class DetectionWriter:
         self.files = [out_dir / 'detections.json', out_dir / 'images.json']
         check_files(self.files)
         self.predictor = predictor
-        self.pred2dict = predictor.inferencer.pred2dict
         self.category_ids: list[int] | None = None  # from 1
         if ann_file is None:
             self.image_ids = {name: i for i, name in enumerate(names, 1)}
@@ -76,7 +75,7 @@ class DetectionWriter:
         Returns:
             What was omitted because COCO's format cannot represent it, or None.
         """
-        found = self.pred2dict(sample)
+        found = self.predictor.instances(sample)
         detections, left_out = [], []
         for i, (label, score) in enumerate(
             zip(found['labels'], found['scores'], strict=True)

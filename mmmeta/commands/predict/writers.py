@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mmmeta.commands.files import (
     Lines,
     check_files,
@@ -19,8 +21,6 @@ from mmmeta.commands.files import (
 from mmmeta.commands.predict.detections import DetectionWriter
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from mmmeta.hosts.predictor import Predictor
 
 TOP = 5
@@ -51,7 +51,7 @@ class SegmentationWriter:
         self.written = 0  # rows of the table
         self._write_table()
 
-    def add(self, name: str, stem: str, image: 'np.ndarray', sample: Any) -> None:
+    def add(self, name: str, stem: str, image: np.ndarray, sample: Any) -> None:
         """Write the map of an image as maps/STEM.png; `name` is not used.
 
         Raises:
@@ -59,7 +59,7 @@ class SegmentationWriter:
         """
         from PIL import Image
 
-        values = sample.pred_sem_seg.data[0].cpu().numpy()
+        values = self.predictor.label_map(sample)
         low, high = values.min(), values.max()
         if not (low >= 0 and high < 1 << 16):
             raise ValueError(f'values from {low} to {high}, expected 0 to 65535')
@@ -118,22 +118,23 @@ class ClassificationWriter:
         self.lines.write(csv_rows([['file', 'rank', 'index', 'class', 'score']]))
         self.count = 0
 
-    def add(self, name: str, stem: str, image: 'np.ndarray', sample: Any) -> str | None:
+    def add(self, name: str, stem: str, image: np.ndarray, sample: Any) -> str | None:
         """Add the rows of an image; `stem` and `image` are not used.
 
         Returns:
             A remark if its scores are NaN or infinite, else None.
         """
-        classes, scores = self.predictor.classes, sample.pred_score
-        values, labels = scores.topk(min(TOP, len(scores)))
-        top = zip(values.tolist(), labels.tolist(), strict=True)
+        classes, scores = self.predictor.classes, self.predictor.probabilities(sample)
+        labels = np.argsort(-scores, kind='stable')[:TOP].tolist()
+        top = zip(scores[labels].tolist(), labels, strict=True)
         rows = [
             [name, rank, label, classes[label], score]
             for rank, (score, label) in enumerate(top, 1)
         ]
         self.lines.write(csv_rows(rows))
         self.count += 1
-        return None if scores.isfinite().all() else 'NaN or infinite among the scores'
+        finite = np.isfinite(scores).all()
+        return None if finite else 'NaN or infinite among the scores'
 
     def kept(self) -> str:
         """Say where the results are that were written so far."""

@@ -1,0 +1,1 @@
+"""Whole models as one file: from the image's bytes to detections, maps or classes."""

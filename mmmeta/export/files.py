@@ -1,0 +1,209 @@
+"""Writing a whole model as a file of ONNX, OpenVINO or PyTorch, with its metadata."""
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mmmeta.errors import UserError, one_line, require
+from mmmeta.hosts.predictor import Predictor
+from mmmeta.version import __version__
+from mmmeta.weights.download import sha256
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+
+# Its sides differ, so that no size is taken for another's.
+EXAMPLE = (331, 437)
+LARGE = 1024  # numbers; smaller weights stay in single precision
+
+
+def metadata_of(predictor: Predictor, config: str, checkpoint: Path) -> dict[str, str]:
+    """Return what a file says of its model, as text by name."""
+    model: Any = predictor.model
+    content = {
+        'task': predictor.task,
+        'classes': json.dumps(list(predictor.classes)),
+        'palette': json.dumps([list(color) for color in predictor.palette]),
+        'score_threshold': '0.3',
+        'config': os.path.basename(config),
+        'checkpoint_sha256': sha256(checkpoint),
+        'mmmeta': __version__,
+        'torch': torch.__version__,
+    }
+    preprocessor = model.data_preprocessor
+    if getattr(preprocessor, '_enable_normalize', False):
+        for name in ('mean', 'std'):
+            values = getattr(preprocessor, name).flatten().tolist()
+            content[name] = json.dumps(values)
+    if getattr(getattr(model, 'roi_head', None), 'with_mask', False):
+        content['mask_threshold'] = str(model.roi_head.test_cfg.mask_thr_binary)
+    return content
+
+
+def trace(whole: Any) -> 'ExportedProgram':
+    """Return a whole model as a program for images of any size.
+
+    PyTorch can translate it to ONNX only once.
+
+    Raises:
+        UserError: PyTorch cannot express it; the message has its reason.
+    """
+    from torch.fx.experimental import _config
+
+    shapes: Any = _config
+
+    image = torch.randint(0, 256, (*EXAMPLE, 3), dtype=torch.uint8)
+    free = torch.export.Dim.DYNAMIC
+    # Otherwise a size of one, such as one window of attention, is another program.
+    with _quiet(), torch.no_grad(), shapes.patch(backed_size_oblivious=True):
+        try:
+            return torch.export.export(
+                whole, (image,), dynamic_shapes=({0: free, 1: free},)
+            )
+        except Exception as error:  # of many kinds
+            raise UserError(
+                f'this model cannot be exported by PyTorch: {one_line(error)}'
+            ) from error
+
+
+def write_pt2(
+    program: 'ExportedProgram',
+    outputs: Sequence[str],
+    path: Path,
+    metadata: Mapping[str, str],
+    half: bool = False,
+) -> None:
+    """Write FILE.pt2, for `torch.export.load`."""
+    if half:
+        raise UserError('--half is for onnx and openvino')
+    extra = {**metadata, 'outputs': ','.join(outputs)}
+    with replacing(path) as part, _quiet():
+        torch.export.save(program, part, extra_files=extra)
+
+
+def write_onnx(
+    program: 'ExportedProgram',
+    outputs: Sequence[str],
+    path: Path,
+    metadata: Mapping[str, str],
+    half: bool = False,
+) -> None:
+    """Write FILE.onnx, with weights of half precision if `half`."""
+    for module in ('onnx', 'onnxscript'):
+        require(module, 'onnx', 'format onnx')
+    with _quiet():
+        translated: Any = torch.onnx.export(
+            program,
+            input_names=['image'],
+            output_names=list(outputs),
+            verbose=False,
+        )
+    model = translated.model
+    model.metadata_props.update(metadata)
+    if half:
+        _halve(model)
+    with replacing(path) as part:
+        translated.save(part)
+
+
+def write_openvino(
+    program: 'ExportedProgram',
+    outputs: Sequence[str],
+    path: Path,
+    metadata: Mapping[str, str],
+    half: bool = False,
+) -> None:
+    """Write FILE.xml and FILE.bin; if `half`, for bfloat16, with half the weights.
+
+    By way of ONNX: OpenVINO does not translate PyTorch's arithmetic on sizes.
+    """
+    require('openvino', 'openvino', 'format openvino')
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        file = Path(folder, 'model.onnx')
+        write_onnx(program, outputs, file, {})
+        convert_to_openvino(file, path, metadata, half)
+
+
+def convert_to_openvino(
+    file: Path, path: Path, metadata: Mapping[str, str], half: bool = False
+) -> None:
+    """Write FILE.xml and FILE.bin from FILE.onnx; see `write_openvino`."""
+    import openvino
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        model = openvino.convert_model(file)
+        precision = 'bf16' if half else 'f32'
+        for key, value in {**metadata, 'precision': precision}.items():
+            model.set_rt_info(value, [key])
+        parts = Path(folder, path.name)
+        openvino.save_model(model, parts, compress_to_fp16=half)
+        # The weights first: FILE.xml is what is opened.
+        os.replace(parts.with_suffix('.bin'), path.with_suffix('.bin'))
+        os.replace(parts, path)
+
+
+WRITERS = {'onnx': write_onnx, 'openvino': write_openvino, 'pt2': write_pt2}
+
+
+def _halve(model: Any) -> None:
+    """Store large weights in half precision; they are computed with in single.
+
+    Runtimes convert them once, when they open the file.
+    """
+    import onnx_ir as ir
+
+    for value in list(model.graph.initializers.values()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < LARGE:
+            continue
+        half = tensor.numpy().astype('float16')
+        small = ir.Value(
+            name=f'{value.name}_half',
+            type=ir.TensorType(ir.DataType.FLOAT16),
+            shape=value.shape,
+            const_value=ir.tensor(half, name=f'{value.name}_half'),
+        )
+        cast = ir.node(
+            'Cast', [small], attributes={'to': int(ir.DataType.FLOAT)}, num_outputs=1
+        )
+        cast.outputs[0].shape, cast.outputs[0].type = value.shape, value.type
+        value.replace_all_uses_with(cast.outputs[0])
+        model.graph.initializers.pop(value.name)
+        model.graph.initializers[small.name] = small
+        model.graph.insert_before(model.graph[0], cast)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to that becomes `path` at the end, and only then."""
+    part = path.with_name(f'.{os.getpid()}.{path.name}')
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress the exporters' progress and remarks on how they express a model."""
+    loggers = [logging.getLogger(n) for n in ('torch.onnx', 'onnxscript', 'onnx_ir')]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
