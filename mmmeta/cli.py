@@ -10,6 +10,8 @@ from mmmeta.commands import build_parser
 from mmmeta.errors import UserError, printable
 from mmmeta.hosts.allocator import tune_allocator
 
+# Not needed for exported models, so not among the required packages.
+NOT_REQUIRED = ('torch', 'torchvision', 'timm', 'filelock', 'safetensors', 'mmengine')
 COMPUTING = ('predict', 'validate', 'explain', 'demo')  # these run models
 
 
@@ -44,6 +46,8 @@ def exit_status(
 ) -> int:
     """Return a command's exit status; print user errors in one line and return 1.
 
+    A missing library is such an error.
+
     With MMMETA_DEBUG=1 they are raised with a traceback, like all other errors.
     """
     try:
@@ -54,6 +58,15 @@ def exit_status(
     except KeyboardInterrupt:
         print(f'{name}: interrupted', file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        package = (error.name or '').partition('.')[0]
+        if package not in NOT_REQUIRED or os.environ.get('MMMETA_DEBUG') == '1':
+            raise
+        print(
+            f"{name}: {package} is not installed: pip install 'mmmeta-backbones[onedl]'",
+            file=sys.stderr,
+        )
+        return 1
     except (UserError, OSError) as error:
         if os.environ.get('MMMETA_DEBUG') == '1':
             raise

@@ -20,8 +20,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_config_runs import write_imagenet
 from test_packaging import build_wheel, copy_tree
+from tiny_models import write_model, write_picture
 from warm import WarmPython
 
+from mmmeta.cli import main
 from mmmeta.datasets import make_shapes
 
 pytestmark = pytest.mark.slow
@@ -307,7 +309,7 @@ def predict(
 
 def test_the_original_openmmlab(wheel, environment):
     """A reduced suite: backbones, weights, training in each library, predictions."""
-    borrow(environment, 'pip', 'mmmeta-backbones')
+    borrow(environment, 'pip', 'mmmeta-backbones[backbones]')
     environment.run('python', '-m', 'pip', 'install', '--quiet', f'{wheel}[openmmlab]')
     assert not environment.compiled.exists(), environment.compiled.read_text()
     environment.run('python', '-m', 'pip', 'check')
@@ -344,6 +346,28 @@ def test_the_original_openmmlab(wheel, environment):
     assert (environment.home / scope / 'epoch_2.pth').is_file()
 
 
+def test_exported_models_without_torch(wheel, environment):
+    """Only the extra `runtime`."""
+    model = write_model(environment.folder, 'detection')
+    image = write_picture(environment.home / 'x.png')
+    file = environment.home / 'model.onnx'
+    assert main(['export', *model, '-o', str(file)]) == 0
+    install = [Path(sys.executable).with_name('uv'), 'pip', 'install', '--quiet']
+    python = environment.bin / 'python'
+    subprocess.run([*install, '--python', python, f'{wheel}[runtime]'], check=True)
+    listed = environment.bin.parent.glob('lib/python*/site-packages/*')
+    names = {path.name for path in listed}
+    assert 'onnxruntime' in names and not {'torch', 'mmengine', 'cv2'} & names
+    environment.run('mmmeta', 'predict', file, image)
+    folder = environment.home / 'predictions'
+    assert len(json.loads((folder / 'detections.json').read_text())) == 8
+    assert (folder / 'vis/x.jpg').is_file()
+    assert 'convformer_s18' in environment.run('mmmeta', 'list')
+    done = environment.call('mmmeta', 'predict', *model, image)
+    assert (done.returncode, done.stdout.count('\n')) == (1, 1), done.stdout
+    assert "pip install 'mmmeta-backbones[onedl]'" in done.stdout
+
+
 def test_backbones_beside_the_oldest_torch(wheel, environment):
     """Only backbones and weights; the bound is that of pyproject.toml."""
     text = (ROOT / 'pyproject.toml').read_text()
@@ -351,7 +375,7 @@ def test_backbones_beside_the_oldest_torch(wheel, environment):
     others = ('onedl-mmengine', 'opencv-python-headless', 'pytest')
     # With uv, which links from its cache what pip would unpack again.
     install = [Path(sys.executable).with_name('uv'), 'pip', 'install', '--quiet']
-    requirements = [wheel, f'torch=={oldest}.0', *others]
+    requirements = [f'{wheel}[backbones]', f'torch=={oldest}.0', *others]
     python = environment.bin / 'python'
     subprocess.run([*install, '--python', python, *requirements], check=True)
     found = environment.installed('torch/version.py').read_text()

@@ -23,7 +23,7 @@ OWNERS = {
     'mmmeta': ('mmmeta-backbones', 'mmmeta'),
 }
 HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
-NO_EXTRAS = {'onedl', 'openmmlab', 'all', 'test', 'dev'}  # not single features
+NO_EXTRAS = {'backbones', 'onedl', 'openmmlab', 'all', 'test', 'dev'}  # not single features
 
 Packages = dict[str, metadata.Distribution]
 
@@ -130,7 +130,9 @@ def _check_requirements(packages: Packages) -> list[Finding]:
             except InvalidRequirement:
                 continue
             package = packages.get(_normalized(needed.name))
-            applies = not needed.marker or needed.marker.evaluate({'extra': ''})
+            applies = not needed.marker or any(
+                needed.marker.evaluate({'extra': extra}) for extra in ('', 'backbones')
+            )
             if not (package and applies):
                 continue
             if not needed.specifier.contains(package.version, prereleases=True):
