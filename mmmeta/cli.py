@@ -62,10 +62,8 @@ def exit_status(
         package = (error.name or '').partition('.')[0]
         if package not in NOT_REQUIRED or os.environ.get('MMMETA_DEBUG') == '1':
             raise
-        print(
-            f"{name}: {package} is not installed: pip install 'mmmeta-backbones[onedl]'",
-            file=sys.stderr,
-        )
+        fix = "pip install 'mmmeta-backbones[onedl]'"
+        print(f'{name}: {package} is not installed: {fix}', file=sys.stderr)
         return 1
     except (UserError, OSError) as error:
         if os.environ.get('MMMETA_DEBUG') == '1':

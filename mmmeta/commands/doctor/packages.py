@@ -23,7 +23,8 @@ OWNERS = {
     'mmmeta': ('mmmeta-backbones', 'mmmeta'),
 }
 HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
-NO_EXTRAS = {'backbones', 'onedl', 'openmmlab', 'all', 'test', 'dev'}  # not single features
+# These are not single features.
+NO_EXTRAS = {'backbones', 'onedl', 'openmmlab', 'all', 'test', 'dev'}
 
 Packages = dict[str, metadata.Distribution]
 
