@@ -137,8 +137,7 @@ def convert_to_openvino(
     file: Path, path: Path, metadata: Mapping[str, str], half: bool = False
 ) -> None:
     """Write FILE.xml and FILE.bin from FILE.onnx; see `write_openvino`."""
-    import openvino
-
+    openvino = require('openvino', 'openvino', 'format openvino')
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         model = openvino.convert_model(file)
         precision = 'bf16' if half else 'f32'
