@@ -1,11 +1,16 @@
 """The benchmark on its smallest cases: comparison, counting and report."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from warm import Fork, WarmPython
 
 from benchmarks.__main__ import main
 from benchmarks.cases import (
@@ -32,6 +37,36 @@ def other_weights(case, state, normalized):
         model.stem.conv.weight.mul_(1.01)
     return model
 """
+WORKER = """
+import runpy
+runpy.run_module('benchmarks.worker', run_name='__main__', alter_sys=True)
+"""
+
+
+@pytest.fixture
+def fork_workers(warm_python: WarmPython, monkeypatch: pytest.MonkeyPatch):
+    """Returns a function that makes all workers but the first few forks.
+
+    Those would import for most of their time.
+    """
+
+    def fork(first: int) -> None:
+        unforked = iter(range(first))
+
+        def start(command, *, stderr, cwd, env, **pipes) -> subprocess.Popen | Fork:
+            assert command[:-1] == [sys.executable, '-m', 'benchmarks.worker']
+            if next(unforked, None) is not None:
+                others = dict(stderr=stderr, cwd=cwd, env=env)
+                return subprocess.Popen(command, **others, **pipes)
+            log = Path(stderr.name)
+            return warm_python.start(
+                command[-1], code=WORKER, log=log, cwd=cwd, env=env
+            )
+
+        processes = SimpleNamespace(Popen=start, PIPE=subprocess.PIPE)
+        monkeypatch.setattr('benchmarks.run.subprocess', processes)
+
+    return fork
 
 
 def rows_of(case: dict) -> dict[str, dict]:
@@ -39,7 +74,8 @@ def rows_of(case: dict) -> dict[str, dict]:
 
 
 @pytest.mark.slow
-def test_from_the_command_line_to_files(tmp_path, capsys):
+def test_from_the_command_line_to_files(fork_workers, tmp_path, capsys):
+    fork_workers(1)  # the first computes what is expected
     file, picture = tmp_path / 'bench.json', tmp_path / 'bench.png'
     status = main(
         [
@@ -83,7 +119,10 @@ def test_from_the_command_line_to_files(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_training_step_beside_what_does_not_count(tmp_path, monkeypatch):
+def test_a_training_step_beside_what_does_not_count(
+    fork_workers, tmp_path, monkeypatch
+):
+    fork_workers(0)
     (tmp_path / 'wrong_peer.py').write_text(WRONG_PEER)
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
     case = Case.parse(TRAINING)
