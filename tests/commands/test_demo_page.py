@@ -17,18 +17,22 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from warm import Fork
 
 from mmmeta.cli import main
 
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
 WAIT = 300_000  # ms; the first run imports MMDetection, possibly on a busy machine
+# One block per stage; the widths are those of the heads' inputs.
+ARCH = dict(depths=(1, 1, 1, 1), dims=(64, 128, 320, 512))
 pytestmark = pytest.mark.slow
 
 
 def save(folder: Path, cfg: Config) -> None:
     """Write a config and a checkpoint of random weights, like a training run."""
     folder.mkdir(parents=True)
+    cfg.model.backbone.arch = ARCH
     cfg.dump(folder / 'config.py')
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
@@ -61,31 +65,29 @@ def browser() -> Iterator:
         yield playwright.chromium.launch(executable_path=path, args=['--no-sandbox'])
 
 
-def start(folder: Path, *args: str) -> tuple[subprocess.Popen, str]:
-    """Start the page in a folder; return the process and the page's URL."""
-    process = subprocess.Popen(
-        [sys.executable, '-m', 'mmmeta.cli', 'demo', '--no-browser', *args],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=(folder / 'stderr.txt').open('w'),
-        text=True,
-    )
+def address_of(process: subprocess.Popen | Fork, folder: Path) -> str:
     line = process.stdout.readline()
     found = re.fullmatch(r'mmmeta demo: (http://\S+) \(Ctrl-C stops it\)\n', line)
     assert found, line + (folder / 'stderr.txt').read_text()
-    return process, found[1]
+    return found[1]
 
 
-def stop(process: subprocess.Popen, folder: Path) -> None:
+def stop(process: subprocess.Popen | Fork, folder: Path) -> None:
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
+    assert process.wait() == 0
     assert 'Traceback' not in (folder / 'stderr.txt').read_text()
 
 
 @pytest.fixture(scope='module')
 def server(folder) -> Iterator[str]:
-    process, address = start(folder)
-    yield address
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'mmmeta.cli', 'demo', '--no-browser'],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=(folder / 'stderr.txt').open('w'),
+        text=True,
+    )
+    yield address_of(process, folder)
     stop(process, folder)
     # The reason for skipping a folder is printed in one line.
     assert (
@@ -94,15 +96,20 @@ def server(folder) -> Iterator[str]:
     )
 
 
+@pytest.fixture(scope='module')
+def context(browser) -> BrowserContext:
+    """One for all pages, so that they share a cache."""
+    return browser.new_context(viewport=dict(width=1280, height=900))
+
+
 @pytest.fixture
-def page(browser, server) -> Iterator[Page]:
-    context = browser.new_context(viewport=dict(width=1280, height=900))
+def page(context, server) -> Iterator[Page]:
     page = context.new_page()
     page.set_default_timeout(WAIT)
     page.goto(server)
     expect(page.locator('#run')).to_be_enabled()
     yield page
-    context.close()
+    page.close()
 
 
 def upload(page: Page, path: Path) -> None:
@@ -240,9 +247,16 @@ def test_errors_are_a_line_on_the_page(page, folder, shapes):
     assert page.locator('#picture img').count() == 0
 
 
-def test_without_a_model_it_says_what_to_run(browser, tmp_path, root, shapes):
-    process, address = start(tmp_path)
+def test_without_a_model_it_says_what_to_run(
+    browser, warm_python, tmp_path, root, shapes
+):
+    code = 'import sys; from mmmeta.cli import main; sys.exit(main(sys.argv[1:]))'
+    log = tmp_path / 'stderr.txt'
+    process = warm_python.start(
+        'demo', '--no-browser', code=code, log=log, cwd=tmp_path
+    )
     try:
+        address = address_of(process, tmp_path)
         page = browser.new_page()
         page.goto(address)
         hint = page.locator('#hint')
