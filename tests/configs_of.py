@@ -5,7 +5,6 @@ import copy
 import functools
 from pathlib import Path
 
-import mmengine.config.utils
 import torch
 import yaml
 from mmengine.config import Config
@@ -13,10 +12,6 @@ from mmengine.registry import MODELS, init_default_scope
 from undrawn import nothing_drawn
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
-
-# For each base of a library MMEngine rereads the library's hundred metafiles, which
-# takes nine tenths of a config's time.
-mmengine.config.utils.load = functools.cache(mmengine.config.utils.load)
 
 
 @functools.cache

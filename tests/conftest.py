@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from quick import quicken
 from undrawn import nothing_drawn
 from warm import WarmPython
 
@@ -14,6 +15,7 @@ from warm import WarmPython
 os.environ.pop('FORK_LAST3', None)
 # Without it, OpenVINO starts processes that report every conversion to its maker.
 sys.modules['openvino_telemetry'] = None
+quicken()
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent
