@@ -24,6 +24,7 @@ LONGEST = (
     *('test_install.py', 'optimized/test_optimize.py', 'test_config_runs.py'),
     *('test_benchmarks.py', 'commands/test_demo_page.py', 'weights/test_golden.py'),
     *('test_docs.py', 'models/test_export.py', 'tools/test_train_and_test.py'),
+    *('export/test_export.py', 'commands/test_export.py'),
     *('models/test_compile.py', 'weights/test_trained.py', 'commands/test_flops.py'),
     *('tools/test_demo.py', 'weights/test_layouts.py', 'test_configs.py'),
     *('models/test_mixed_precision.py', 'test_segmentation_configs.py'),
