@@ -1,8 +1,9 @@
 """`mmmeta export MODEL`: a trained model as one file."""
 
 import argparse
-from collections.abc import Sequence
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mmmeta.commands.arguments import MODEL, split_model
@@ -71,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from mmmeta.export.compare import agreement
     from mmmeta.export.files import WRITERS, metadata_of, trace
     from mmmeta.export.model import whole_model
     from mmmeta.hosts.predictor import build_predictor
@@ -92,11 +94,30 @@ def run(args: argparse.Namespace) -> int:
     by_host = [host_result(predictor, predictor(image)) for image in images]
     whole: Any = whole_model(predictor, args.scores)
     by_model = [_run(whole, image, metadata) for image in images]
-    with disk_errors():
-        WRITERS[kind](trace(whole), whole.outputs, path, metadata, args.half)
-    model = open_model(path)
-    found = [model(image[..., ::-1]) for image in images]
-    _report(path, kind, by_model, by_host, found, args.half)
+    program = trace(whole)
+    # An older file stays until the new one is known to be right.
+    with disk_errors(), TemporaryDirectory(prefix='.', dir=path.parent) as folder:
+        new = Path(folder, path.name)
+        WRITERS[kind](program, whole.outputs, new, metadata, args.half)
+        model = open_model(new)
+        found = [model(image[..., ::-1]) for image in images]
+        same = agreement(by_model, found)
+        if same.share < LEAST[args.half]:
+            raise UserError(
+                f'the file finds other things than the model: {same} on {len(found)} '
+                f'images; {path} was not written. Try another --format'
+            )
+        # The weights first: FILE.xml is what is opened.
+        written = sorted(new.parent.iterdir(), key=lambda file: file.suffix)
+        for file in written:
+            os.replace(file, path.with_name(file.name))
+    size = sum(path.with_name(file.name).stat().st_size for file in written)
+    names = [str(path.with_name(file.name)) for file in written]
+    print(printable(f'{" and ".join(names)}: {size / 1e6:.1f} MB'))
+    print(f'with the model on the same pixels: {same}')
+    by_pipeline = agreement(by_host, found)
+    print(f'with the model and its own test pipeline: {by_pipeline}')
+    print(printable(f'use it: mmmeta predict {path} IMAGE...'))
     return 0
 
 
@@ -164,33 +185,3 @@ def _run(whole: Any, image: 'np.ndarray', metadata: dict[str, str]) -> 'Result':
     return to_result(
         metadata, dict(zip(whole.outputs, arrays, strict=True)), image.shape[:2]
     )
-
-
-def _report(
-    path: Path,
-    kind: str,
-    by_model: Sequence['Result'],
-    by_host: Sequence['Result'],
-    found: Sequence['Result'],
-    half: bool,
-) -> None:
-    """Print the comparison, or remove the file if it differs."""
-    from mmmeta.export.compare import agreement
-
-    files = [path, path.with_suffix('.bin')] if kind == 'openvino' else [path]
-    same = agreement(by_model, found)
-    if same.share < LEAST[half]:
-        for file in files:
-            file.unlink(missing_ok=True)
-        raise UserError(
-            f'the file finds other things than the model: {same} on {len(found)} '
-            f'images; it was removed. Try another --format'
-        )
-    size = sum(file.stat().st_size for file in files) / 1e6
-    names = ' and '.join(file.name for file in files[1:])
-    print(printable(f'{path}{f" with {names}" if names else ""}: {size:.1f} MB'))
-    print(f'with the model on the same pixels: {same}')
-    print(
-        f'with its test pipeline, which resizes by OpenCV: {agreement(by_host, found)}'
-    )
-    print(printable(f'use it: mmmeta predict {path} IMAGE...'))

@@ -86,8 +86,8 @@ def write_pt2(
     if half:
         raise UserError('--half is for onnx and openvino')
     extra = {**metadata, 'outputs': ','.join(outputs)}
-    with replacing(path) as part, _quiet():
-        torch.export.save(program, part, extra_files=extra)
+    with _quiet():
+        torch.export.save(program, path, extra_files=extra)
 
 
 def write_onnx(
@@ -111,8 +111,7 @@ def write_onnx(
     model.metadata_props.update(metadata)
     if half:
         _halve(model)
-    with replacing(path) as part:
-        translated.save(part)
+    translated.save(path)
 
 
 def write_openvino(
@@ -138,16 +137,11 @@ def convert_to_openvino(
 ) -> None:
     """Write FILE.xml and FILE.bin from FILE.onnx; see `write_openvino`."""
     openvino = require('openvino', 'openvino', 'format openvino')
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        model = openvino.convert_model(file)
-        precision = 'bf16' if half else 'f32'
-        for key, value in {**metadata, 'precision': precision}.items():
-            model.set_rt_info(value, [key])
-        parts = Path(folder, path.name)
-        openvino.save_model(model, parts, compress_to_fp16=half)
-        # The weights first: FILE.xml is what is opened.
-        os.replace(parts.with_suffix('.bin'), path.with_suffix('.bin'))
-        os.replace(parts, path)
+    model = openvino.convert_model(file)
+    precision = 'bf16' if half else 'f32'
+    for key, value in {**metadata, 'precision': precision}.items():
+        model.set_rt_info(value, [key])
+    openvino.save_model(model, path, compress_to_fp16=half)
 
 
 WRITERS = {'onnx': write_onnx, 'openvino': write_openvino, 'pt2': write_pt2}
@@ -179,17 +173,6 @@ def _halve(model: Any) -> None:
         model.graph.initializers.pop(value.name)
         model.graph.initializers[small.name] = small
         model.graph.insert_before(model.graph[0], cast)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to that becomes `path` at the end, and only then."""
-    part = path.with_name(f'.{os.getpid()}.{path.name}')
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -8,8 +8,8 @@ import torch
 from tiny_models import write_model
 
 
-@pytest.fixture
-def no_logging_errors(monkeypatch) -> None:
+@pytest.fixture(autouse=True)
+def _no_logging_errors(monkeypatch) -> None:
     """MMEngine's logger keeps the stdout of the test that first used it."""
     monkeypatch.setattr(logging, 'raiseExceptions', False)
 

@@ -129,7 +129,7 @@ def test_validate_and_the_tool_measure_the_same(here, root, monkeypatch, capsys)
         ),
         (
             f'predict {DETECTOR}',
-            'no input: mmmeta predict (NAME | CONFIG CHECKPOINT) INPUT',
+            'no input: mmmeta predict (NAME | FILE | CONFIG CHECKPOINT) INPUT',
         ),
         ('predict x.py', 'x.py needs a checkpoint: mmmeta predict'),
         ('demo x.py', 'x.py needs a checkpoint: mmmeta demo'),

@@ -10,8 +10,6 @@ from tiny_models import write_picture
 from mmmeta.commands.predict.inputs import list_images, output_stems
 from mmmeta.errors import UserError
 
-pytestmark = pytest.mark.usefixtures('no_logging_errors')
-
 # -- names of files ---------------------------------------------------------------
 
 ODD_NAMES = [

@@ -21,8 +21,6 @@ from tiny_models import write_model, write_picture
 
 from mmmeta.hosts.predictor import Predictor
 
-pytestmark = pytest.mark.usefixtures('no_logging_errors')
-
 # A step of a pipeline that fails for images whose first pixel has a certain blue.
 FAULTY = """
 import os, signal

@@ -204,8 +204,8 @@ def test_a_file_is_read_again_only_where_it_changed(
     if by_hand:
         cache.mkdir()
         path.write_bytes(CONTENT)
-    sha256 = download._sha256
-    monkeypatch.setattr(download, '_sha256', lambda f: read.append(f) or sha256(f))
+    sha256 = download.sha256
+    monkeypatch.setattr(download, 'sha256', lambda f: read.append(f) or sha256(f))
     for _ in range(3):
         fetch([source])
     assert read == [path if by_hand else cache / 'x.pth.part']
