@@ -12,7 +12,8 @@ from mmmeta.errors import UserError
 class AnyAdaptivePool(nn.Module):
     """`nn.AdaptiveAvgPool2d` of maps of any size, as two matrix products.
 
-    ONNX has no such operator. The bins are PyTorch's: from floor(i * n / bins) to
+    ONNX has no such operator, and of windows PyTorch cannot translate it even for one
+    bin. The bins are PyTorch's: from floor(i * n / bins) to
     ceil((i + 1) * n / bins).
     """
 
@@ -21,6 +22,8 @@ class AnyAdaptivePool(nn.Module):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.size == (1, 1):
+            return x.mean((2, 3), keepdim=True)
         rows, columns = (
             _bin_means(x, full, bins)
             for full, bins in zip(x.shape[-2:], self.size, strict=True)
@@ -63,7 +66,7 @@ def _replacement(module: Any) -> nn.Module | None:
     if type(module) is nn.AdaptiveAvgPool2d:
         size: Any = module.output_size
         size = (size, size) if isinstance(size, int) else tuple(size)
-        if size != (1, 1) and None not in size:
+        if None not in size:
             return AnyAdaptivePool(size)
     elif (
         type(module).__name__ == 'Upsample'
