@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 
 from mmmeta.errors import UserError
+from mmmeta.hosts.options import ConfigOptions
 from mmmeta.weights.names import SCHEME, find
 
 # What `split_model` takes apart, for usage messages.
@@ -39,6 +40,17 @@ def split_model(words: Sequence[str], usage: str) -> tuple[str, str, list[str]]:
 def is_config(text: str) -> bool:
     """Whether `text` means a config rather than a published model."""
     return text.endswith('.py') or '::' in text or os.path.exists(text)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--cfg-options`, as the libraries' tools have it."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=ConfigOptions,
+        metavar='KEY=VALUE',
+        help='settings that override those of the config; nested keys with dots',
+    )
 
 
 def positive(text: str) -> int:

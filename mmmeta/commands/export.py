@@ -6,10 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mmmeta.commands.arguments import MODEL, split_model
+from mmmeta.commands.arguments import MODEL, add_cfg_options, split_model
 from mmmeta.commands.files import disk_errors, make_folder
 from mmmeta.errors import UserError, printable
-from mmmeta.hosts.options import ConfigOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,13 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FOLDER',
         help='images to compare the file with the model on (default: built-in ones)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        metavar='KEY=VALUE',
-        help='settings that override those of the config; nested keys with dots',
-    )
+    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     if rest:
         raise UserError(f'unexpected {rest[0]!r}; expected {USAGE}')
     path, kind = _target(args.out, args.format, config)
+    if args.half and kind == 'pt2':
+        raise UserError('--half is for onnx and openvino')
     make_folder(path.parent)
     images = _images(args.images)
     predictor = build_predictor(config, checkpoint, 'cpu', args.cfg_options)
@@ -90,15 +85,15 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f'{config} takes images of {predictor.channels} channels; expected 3'
         )
-    metadata = metadata_of(predictor, config, locate(checkpoint))
     by_host = [host_result(predictor, predictor(image)) for image in images]
     whole: Any = whole_model(predictor, args.scores)
+    metadata = metadata_of(predictor, whole.outputs, config, locate(checkpoint))
     by_model = [_run(whole, image, metadata) for image in images]
     program = trace(whole)
     # An older file stays until the new one is known to be right.
     with disk_errors(), TemporaryDirectory(prefix='.', dir=path.parent) as folder:
         new = Path(folder, path.name)
-        WRITERS[kind](program, whole.outputs, new, metadata, args.half)
+        WRITERS[kind](program, new, metadata, args.half)
         model = open_model(new)
         found = [model(image[..., ::-1]) for image in images]
         same = agreement(by_model, found)

@@ -5,6 +5,7 @@ value, so shapes would depend on the image. Here scores below zero mark what is 
 out, and results are filled up to the largest number of detections.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from mmmeta.errors import UserError
 from mmmeta.export.select import nms_top, roi_align_levels
 
 
-class Detector(nn.Module):
+class Detector(nn.Module, ABC):
     """What the detectors have in common: from a batch of one image to detections.
 
     Args:
@@ -29,6 +30,7 @@ class Detector(nn.Module):
         super().__init__()
         self.model = model
 
+    @abstractmethod
     def forward(self, images: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
         """Return boxes (N, 4) in pixels of `images`, scores (N,) and labels (N,).
 
@@ -40,7 +42,6 @@ class Detector(nn.Module):
             images: (1, C, H, W), prepared.
             size: The image's height and width without padding.
         """
-        raise NotImplementedError
 
 
 class SingleStage(Detector):

@@ -26,11 +26,14 @@ EXAMPLE = (331, 437)
 LARGE = 1024  # numbers; smaller weights stay in single precision
 
 
-def metadata_of(predictor: Predictor, config: str, checkpoint: Path) -> dict[str, str]:
+def metadata_of(
+    predictor: Predictor, outputs: Sequence[str], config: str, checkpoint: Path
+) -> dict[str, str]:
     """Return what a file says of its model, as text by name."""
     model: Any = predictor.model
     content = {
         'task': predictor.task,
+        'outputs': ','.join(outputs),
         'classes': json.dumps(list(predictor.classes)),
         'palette': json.dumps([list(color) for color in predictor.palette]),
         'score_threshold': '0.3',
@@ -77,22 +80,17 @@ def trace(whole: Any) -> 'ExportedProgram':
 
 def write_pt2(
     program: 'ExportedProgram',
-    outputs: Sequence[str],
     path: Path,
     metadata: Mapping[str, str],
     half: bool = False,
 ) -> None:
-    """Write FILE.pt2, for `torch.export.load`."""
-    if half:
-        raise UserError('--half is for onnx and openvino')
-    extra = {**metadata, 'outputs': ','.join(outputs)}
+    """Write FILE.pt2, for `torch.export.load`; `half` is not supported."""
     with _quiet():
-        torch.export.save(program, path, extra_files=extra)
+        torch.export.save(program, path, extra_files=dict(metadata))
 
 
 def write_onnx(
     program: 'ExportedProgram',
-    outputs: Sequence[str],
     path: Path,
     metadata: Mapping[str, str],
     half: bool = False,
@@ -104,7 +102,7 @@ def write_onnx(
         translated: Any = torch.onnx.export(
             program,
             input_names=['image'],
-            output_names=list(outputs),
+            output_names=metadata['outputs'].split(','),
             verbose=False,
         )
     model = translated.model
@@ -116,7 +114,6 @@ def write_onnx(
 
 def write_openvino(
     program: 'ExportedProgram',
-    outputs: Sequence[str],
     path: Path,
     metadata: Mapping[str, str],
     half: bool = False,
@@ -128,7 +125,7 @@ def write_openvino(
     require('openvino', 'openvino', 'format openvino')
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder, 'model.onnx')
-        write_onnx(program, outputs, file, {})
+        write_onnx(program, file, metadata)
         convert_to_openvino(file, path, metadata, half)
 
 

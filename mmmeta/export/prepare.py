@@ -3,6 +3,7 @@
 Sizes are computed from the image's own, so that a file takes images of any size.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -19,7 +20,7 @@ NEUTRAL = ('LoadAnnotations', 'PackDetInputs', 'PackSegInputs', 'PackInputs')
 LOADING = ('LoadImageFromFile', 'InferencerLoader')
 
 
-class Resize(nn.Module):
+class Resize(nn.Module, ABC):
     """Resizes images (1, C, H, W) of whole numbers, as OpenCV or Pillow do.
 
     Both compute in fixed-point numbers and round to 8 bits. Bilinear is computed like
@@ -31,9 +32,9 @@ class Resize(nn.Module):
         self.mode = mode
         self.antialias = antialias
 
+    @abstractmethod
     def size(self, height: Size, width: Size) -> tuple[Size, Size]:
         """Return the new height and width for an image's."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         size: Any = self.size(*x.shape[-2:])

@@ -129,8 +129,8 @@ def test_heads_that_cannot_be_exported(path, message, tmp_path, capsys):
 
 
 def test_a_file_that_differs_is_not_written(model, tmp_path, monkeypatch, capsys):
-    def spoiled(program, outputs, path, metadata, half):
-        files.write_onnx(program, outputs, path, {**metadata, 'task': 'detection'})
+    def spoiled(program, path, metadata, half):
+        files.write_onnx(program, path, metadata)
         import onnx
 
         content = onnx.load(path)
@@ -148,7 +148,7 @@ def test_a_file_that_differs_is_not_written(model, tmp_path, monkeypatch, capsys
 
 
 def test_a_full_disk_leaves_nothing(model, tmp_path, monkeypatch, capsys):
-    def full(program, outputs, path, metadata, half):
+    def full(program, path, metadata, half):
         path.write_bytes(b'half')
         raise OSError(errno.ENOSPC, 'No space left on device', str(path))
 
@@ -165,6 +165,7 @@ def test_a_full_disk_leaves_nothing(model, tmp_path, monkeypatch, capsys):
     [
         (['-o', 'model.trt'], '-o model.trt: expected a name that ends with .onnx or'),
         (['-o', 'm.onnx', '--format', 'pt2'], 'expected a name that ends with .pt2'),
+        (['--format', 'pt2', '--half'], '--half is for onnx and openvino'),
         (['--images', 'nothing'], 'no input: nothing is missing'),
     ],
 )

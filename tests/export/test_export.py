@@ -136,13 +136,13 @@ def test_files_find_what_the_model_finds(case, tmp_path):
         compare(wanted, to_result({'task': predictor.task}, outputs, image.shape[:2]))
     if name not in EXPORTED:
         return
-    metadata = metadata_of(predictor, 'c.py', tmp_path / 'm.pth')
+    metadata = metadata_of(predictor, whole.outputs, 'c.py', tmp_path / 'm.pth')
     program = trace(whole)
     files = [tmp_path / 'model.onnx']
     if name in BY_ALL_RUNTIMES:
         files += [tmp_path / 'model.xml', tmp_path / 'model.pt2']
-        write_pt2(program, whole.outputs, files[2], metadata)
-    write_onnx(program, whole.outputs, files[0], metadata)
+        write_pt2(program, files[2], metadata)
+    write_onnx(program, files[0], metadata)
     if name in BY_ALL_RUNTIMES:
         convert_to_openvino(files[0], files[1], metadata)
     for file in files:

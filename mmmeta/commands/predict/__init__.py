@@ -9,7 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmmeta.commands.arguments import MODEL_OR_FILE, positive, split_model
+from mmmeta.commands.arguments import (
+    MODEL_OR_FILE,
+    add_cfg_options,
+    positive,
+    split_model,
+)
 from mmmeta.commands.failures import Failures
 from mmmeta.commands.files import (
     DiskError,
@@ -19,7 +24,6 @@ from mmmeta.commands.files import (
     write_whole,
 )
 from mmmeta.errors import NoResultError, UserError, printable
-from mmmeta.hosts.options import ConfigOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,13 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='JSON',
         help='COCO annotations whose image and class ids are used for detections',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=ConfigOptions,
-        metavar='KEY=VALUE',
-        help='settings that override those of the config; nested keys with dots',
-    )
+    add_cfg_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
