@@ -21,16 +21,22 @@ LOADING = ('LoadImageFromFile', 'InferencerLoader')
 
 
 class Resize(nn.Module, ABC):
-    """Resizes images (1, C, H, W) of whole numbers, as OpenCV or Pillow do.
+    """Resizes images (B, C, H, W) of whole numbers, as OpenCV or Pillow do.
 
-    Both compute in fixed-point numbers and round to 8 bits. Bilinear is computed like
-    that; otherwise some values differ from theirs by one, or from Pillow's by two.
+    Both compute in fixed-point numbers and round to 8 bits. OpenCV's bilinear and
+    Pillow's methods are computed like that; OpenCV's bicubic differs from it by one in
+    some values.
+
+    Args:
+        mode: nearest, bilinear or bicubic.
+        by_pillow: By Pillow, which takes means over all pixels when it makes an image
+            smaller, instead of OpenCV.
     """
 
-    def __init__(self, mode: str, antialias: bool) -> None:
+    def __init__(self, mode: str, by_pillow: bool) -> None:
         super().__init__()
         self.mode = mode
-        self.antialias = antialias
+        self.by_pillow = by_pillow
 
     @abstractmethod
     def size(self, height: Size, width: Size) -> tuple[Size, Size]:
@@ -38,14 +44,45 @@ class Resize(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         size: Any = self.size(*x.shape[-2:])
+        if self.by_pillow:
+            return _by_pillow(x, size, self.mode)
         if self.mode == 'nearest':
             return F.interpolate(x, size=size, mode='nearest')
-        if self.mode == 'bilinear' and not self.antialias:
+        if self.mode == 'bilinear':
             return _opencv_bilinear(x, size)
-        x = F.interpolate(
-            x, size=size, mode=self.mode, align_corners=False, antialias=self.antialias
-        )
+        x = F.interpolate(x, size=size, mode=self.mode, align_corners=False)
         return x.clamp(0, 255).round()
+
+
+def _by_pillow(x: Tensor, size: Any, mode: str) -> Tensor:
+    """Resize whole numbers from 0 to 255 as Pillow does.
+
+    Source: Resample.c, `precompute_coeffs` and the two passes of
+    `ImagingResampleInner`, rows first. As products of matrices: runtimes differ in how
+    they resize by cubic functions with anti-aliasing.
+    """
+    for new, dim in ((size[1], -1), (size[0], -2)):
+        weights = _pillow_weights(x, x.shape[dim], new, mode)
+        x = x @ weights.mT if dim == -1 else weights @ x
+        x = (x + 0.5).floor().clamp(0, 255)
+    return x
+
+
+def _pillow_weights(x: Tensor, full: Size, new: Size, mode: str) -> Tensor:
+    """Return the matrix (new, full) of the pixels' weights in each new pixel."""
+    # Distances from the middle of the new pixel, as exact multiples of 1 / (2 * unit).
+    unit = torch.sym_max(full, new)
+    pixels = 2 * torch.arange(full, device=x.device) + 1
+    middles = 2 * torch.arange(new, device=x.device)[:, None] + 1
+    distance = (pixels * new - middles * full).abs().to(x) / (2 * unit)
+    if mode == 'bilinear':
+        weights = (1 - distance).clamp(min=0)
+    else:
+        a = -0.5
+        near = ((a + 2) * distance - (a + 3)) * distance.square() + 1
+        far = (((distance - 5) * distance + 8) * distance - 4) * a
+        weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+    return weights / weights.sum(1, keepdim=True)
 
 
 def _opencv_bilinear(x: Tensor, size: Any) -> Tensor:
@@ -157,7 +194,9 @@ class CenterCrop(nn.Module):
         for dim, wanted in ((2, self.height), (3, self.width)):
             full = x.shape[dim]
             size = torch.sym_min(wanted, full)
-            x = x.narrow(dim, half_even(full - size), size)
+            # Of a slice with such a start PyTorch would forget the size.
+            index = torch.arange(size, device=x.device) + half_even(full - size)
+            x = x.index_select(dim, index)
         return x
 
 
@@ -228,16 +267,16 @@ class Prepare(nn.Module):
             tensor = torch.tensor(list(values or [0.0]), dtype=torch.float32)
             self.register_buffer(name, tensor.view(1, -1, 1, 1))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Return the batch (1, C, H', W') and the image's size in it.
+    def forward(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return the batch (B, C, H', W') and the images' size in it.
 
         Args:
-            image: RGB, uint8 (H, W, C).
+            images: RGB, uint8 (B, H, W, C).
 
         Returns:
             The batch, float32, and the height and width without padding.
         """
-        x = image.permute(2, 0, 1)[None].float()
+        x = images.permute(0, 3, 1, 2).float()
         if self.swap:
             x = x.flip(1)
         for step in self.steps:
@@ -320,15 +359,17 @@ def _resizing(options: dict[str, Any]) -> dict[str, Any]:
     """Take what all kinds of resizing share out of a step's options."""
     mode = options.pop('interpolation', None) or 'bilinear'
     backend = options.pop('backend', None) or 'cv2'
-    if mode not in ('nearest', 'bilinear', 'bicubic') or backend not in (
-        'cv2',
-        'pillow',
-    ):
+    modes = {
+        'cv2': ('nearest', 'bilinear', 'bicubic'),
+        'pillow': ('bilinear', 'bicubic'),
+    }
+    if mode not in modes.get(backend, ()):
         raise UserError(
             f'resizing with interpolation={mode!r} and backend={backend!r} cannot be '
-            'exported; expected nearest, bilinear or bicubic and cv2 or pillow'
+            'exported; expected nearest, bilinear or bicubic with cv2, or bilinear or '
+            'bicubic with pillow'
         )
-    return dict(mode=mode, antialias=backend == 'pillow' and mode != 'nearest')
+    return dict(mode=mode, by_pillow=backend == 'pillow')
 
 
 def _resize(options: dict[str, Any]) -> Resize:
