@@ -115,14 +115,17 @@ class Segmentor(nn.Module):
     def forward(
         self, images: Tensor, size: tuple[int, int], wanted: tuple[int, int]
     ) -> Tensor:
-        """Return the logits (1, classes, H, W).
+        """Return the logits (B, classes, H, W).
 
         Args:
-            images: (1, C, H', W'), prepared.
-            size: The image's height and width without padding.
+            images: (B, C, H', W'), prepared.
+            size: The images' height and width without padding.
             wanted: H and W of the result.
         """
-        logits = self._slide(images) if self.mode == 'slide' else self._whole(images)
+        if self.mode == 'slide':
+            logits = torch.cat([self._slide(x[None]) for x in images.unbind()])
+        else:
+            logits = self._whole(images)
         logits = logits[..., : size[0], : size[1]]
         return self._resize(logits, wanted)
 
@@ -206,6 +209,6 @@ class Classifier(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the probabilities (1, classes)."""
+        """Return the probabilities (B, classes)."""
         logits = self.model(images, mode='tensor')
         return logits.softmax(-1)

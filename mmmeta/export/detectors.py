@@ -17,7 +17,7 @@ from mmmeta.export.select import nms_top, roi_align_levels
 
 
 class Detector(nn.Module, ABC):
-    """What the detectors have in common: from a batch of one image to detections.
+    """What the detectors have in common: from a batch of images to detections.
 
     Args:
         model: MMDetection's detector, in evaluation mode.
@@ -30,18 +30,34 @@ class Detector(nn.Module, ABC):
         super().__init__()
         self.model = model
 
-    @abstractmethod
     def forward(self, images: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        """Return boxes (N, 4) in pixels of `images`, scores (N,) and labels (N,).
+        """Return boxes (B, N, 4) in pixels of `images`, scores and labels (B, N).
 
         N is the config's `max_per_img`. Detections are ordered by score; after the last
         one boxes and scores are zero and labels -1. Detectors with masks also return
-        those of the boxes (N, h, w), from 0 to 1.
+        those of the boxes (B, N, h, w), from 0 to 1.
 
         Args:
-            images: (1, C, H, W), prepared.
-            size: The image's height and width without padding.
+            images: (B, C, H, W), prepared.
+            size: The images' height and width without padding.
         """
+        maps = self.model.extract_feat(images)
+        outputs = self.run_head(maps)
+        found = [
+            self.detect(_of_image(maps, i), _of_image(outputs, i), size)
+            for i in range(images.shape[0])
+        ]
+        return tuple(torch.stack(parts) for parts in zip(*found, strict=True))
+
+    @abstractmethod
+    def run_head(self, maps: Sequence[Tensor]) -> Any:
+        """Return what the dense head computes from maps (B, C, H, W)."""
+
+    @abstractmethod
+    def detect(
+        self, maps: Sequence[Tensor], outputs: Any, size: tuple[int, int]
+    ) -> tuple[Tensor, ...]:
+        """Return the detections of one image, from its maps (1, C, H, W)."""
 
 
 class SingleStage(Detector):
@@ -53,11 +69,15 @@ class SingleStage(Detector):
         _check_dense_head(head)
         self.iou_threshold = _iou_threshold(head.test_cfg, 'bbox_head')
 
-    def forward(self, images: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
+    def run_head(self, maps: Sequence[Tensor]) -> Any:
+        return self.model.bbox_head(maps)
+
+    def detect(
+        self, maps: Sequence[Tensor], outputs: Any, size: tuple[int, int]
+    ) -> tuple[Tensor, ...]:
         head = self.model.bbox_head
         cfg = head.test_cfg
-        maps = head(self.model.extract_feat(images))
-        logits, deltas, factors = (*maps, None) if len(maps) == 2 else maps
+        logits, deltas, factors = (*outputs, None) if len(outputs) == 2 else outputs
         boxes, scores, labels = [], [], []
         for i, priors in enumerate(_priors(head, logits)):
             found = _probabilities(head, logits[i])
@@ -97,10 +117,14 @@ class TwoStage(Detector):
             else []
         )
 
-    def forward(self, images: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
-        maps = self.model.extract_feat(images)
-        rois, there = self._propose(maps, size)
-        summed = torch.zeros((), device=images.device)
+    def run_head(self, maps: Sequence[Tensor]) -> Any:
+        return self.model.rpn_head(maps)
+
+    def detect(
+        self, maps: Sequence[Tensor], outputs: Any, size: tuple[int, int]
+    ) -> tuple[Tensor, ...]:
+        rois, there = self._propose(outputs, size)
+        summed = torch.zeros((), device=rois.device)
         for i, (head, extractor) in enumerate(self.stages):
             logits, deltas = head(self._regions(extractor, maps, rois))
             summed = summed + logits
@@ -110,13 +134,11 @@ class TwoStage(Detector):
         found = self._detect(head, rois, there, probabilities, deltas, size)
         return (*found, self._masks(maps, found)) if self.has_masks else found
 
-    def _propose(
-        self, maps: Sequence[Tensor], size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+    def _propose(self, outputs: Any, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return the proposals (N, 4), and which of them there are (N,)."""
         head = self.model.rpn_head
         cfg = head.test_cfg
-        logits, deltas = head(maps)
+        logits, deltas = outputs
         boxes, scores, groups = [], [], []
         for i, priors in enumerate(_priors(head, logits)):
             anchors, _, best = _top_pairs(_probabilities(head, logits[i]), cfg)
@@ -203,6 +225,13 @@ class TwoStage(Detector):
                 logits = logits[:, 0]
             summed = summed + logits.sigmoid()
         return summed / len(self.mask_stages)
+
+
+def _of_image(maps: Any, i: int) -> Any:
+    """Return the part of nested tensors (B, ...) that is image i's, as (1, ...)."""
+    if isinstance(maps, Tensor):
+        return maps[i : i + 1]
+    return maps if maps is None else type(maps)(_of_image(x, i) for x in maps)
 
 
 def _select(

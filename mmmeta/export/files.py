@@ -5,14 +5,21 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 
 from mmmeta.errors import UserError, one_line, require
+from mmmeta.export.quantize import (
+    layers_to_quantize,
+    quantize_onnx,
+    quantize_openvino,
+)
 from mmmeta.hosts.predictor import Predictor
 from mmmeta.version import __version__
 from mmmeta.weights.download import sha256
@@ -21,8 +28,10 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
+Quantize: TypeAlias = Callable[[Sequence[np.ndarray]], None]
 # Its sides differ, so that no size is taken for another's.
 EXAMPLE = (331, 437)
+SCORE_THRESHOLD = '0.3'
 LARGE = 1024  # numbers; smaller weights stay in single precision
 
 
@@ -36,7 +45,7 @@ def metadata_of(
         'outputs': ','.join(outputs),
         'classes': json.dumps(list(predictor.classes)),
         'palette': json.dumps([list(color) for color in predictor.palette]),
-        'score_threshold': '0.3',
+        'score_threshold': SCORE_THRESHOLD,
         'config': os.path.basename(config),
         'checkpoint_sha256': sha256(checkpoint),
         'mmmeta': __version__,
@@ -52,10 +61,35 @@ def metadata_of(
     return content
 
 
-def trace(whole: Any) -> 'ExportedProgram':
+def model_api_info(predictor: Predictor, wrapper: str) -> dict[str, str]:
+    """Return the metadata that OpenVINO's Model API reads.
+
+    Args:
+        predictor: The model.
+        wrapper: Model API's class for it, such as SSD.
+    """
+    content = {
+        'model_type': wrapper,
+        # It separates names at spaces.
+        'labels': ' '.join(name.replace(' ', '_') for name in predictor.classes),
+        'confidence_threshold': SCORE_THRESHOLD,
+        # Nothing is resized outside of the model, and boxes are relative.
+        'embedded_processing': 'True',
+        'resize_type': 'standard',
+        'orig_width': '1',
+        'orig_height': '1',
+    }
+    return {f'model_info.{key}': value for key, value in content.items()}
+
+
+def trace(whole: Any, batch: int | None = None) -> 'ExportedProgram':
     """Return a whole model as a program for images of any size.
 
     PyTorch can translate it to ONNX only once.
+
+    Args:
+        whole: As `whole_model` returns it.
+        batch: Images per call, if it is batched. Default: None, one without batch.
 
     Raises:
         UserError: PyTorch cannot express it; the message has its reason.
@@ -64,14 +98,14 @@ def trace(whole: Any) -> 'ExportedProgram':
 
     shapes: Any = _config
 
-    image = torch.randint(0, 256, (*EXAMPLE, 3), dtype=torch.uint8)
+    given = () if batch is None else (batch,)
+    image = torch.randint(0, 256, (*given, *EXAMPLE, 3), dtype=torch.uint8)
     free = torch.export.Dim.DYNAMIC
+    sides = {len(given): free, len(given) + 1: free}
     # Otherwise a size of one, such as one window of attention, is another program.
     with _quiet(), torch.no_grad(), shapes.patch(backed_size_oblivious=True):
         try:
-            return torch.export.export(
-                whole, (image,), dynamic_shapes=({0: free, 1: free},)
-            )
+            return torch.export.export(whole, (image,), dynamic_shapes=(sides,))
         except Exception as error:  # of many kinds
             raise UserError(
                 f'this model cannot be exported by PyTorch: {one_line(error)}'
@@ -83,10 +117,11 @@ def write_pt2(
     path: Path,
     metadata: Mapping[str, str],
     half: bool = False,
-) -> None:
-    """Write FILE.pt2, for `torch.export.load`; `half` is not supported."""
+) -> Quantize:
+    """Write FILE.pt2, for `torch.export.load`; `half` and int8 are not supported."""
     with _quiet():
         torch.export.save(program, path, extra_files=dict(metadata))
+    return lambda images: None
 
 
 def write_onnx(
@@ -94,8 +129,20 @@ def write_onnx(
     path: Path,
     metadata: Mapping[str, str],
     half: bool = False,
-) -> None:
-    """Write FILE.onnx, with weights of half precision if `half`."""
+) -> Quantize:
+    """Write FILE.onnx, with weights of half precision if `half`.
+
+    Returns:
+        A function that replaces the file by one quantized on given images.
+    """
+    layers = _write_onnx(program, path, metadata, half)
+    return partial(quantize_onnx, path, layers)
+
+
+def _write_onnx(
+    program: 'ExportedProgram', path: Path, metadata: Mapping[str, str], half: bool
+) -> list[str]:
+    """Write FILE.onnx; return the names of the nodes that can be quantized."""
     for module in ('onnx', 'onnxscript'):
         require(module, 'onnx', 'format onnx')
     with _quiet():
@@ -106,10 +153,14 @@ def write_onnx(
             verbose=False,
         )
     model = translated.model
+    layers = layers_to_quantize(model.graph)
+    for node in model.graph:  # paths of source files, among others
+        node.metadata_props.clear()
     model.metadata_props.update(metadata)
     if half:
         _halve(model)
     translated.save(path)
+    return layers
 
 
 def write_openvino(
@@ -117,28 +168,41 @@ def write_openvino(
     path: Path,
     metadata: Mapping[str, str],
     half: bool = False,
-) -> None:
+) -> Quantize:
     """Write FILE.xml and FILE.bin; if `half`, for bfloat16, with half the weights.
 
     By way of ONNX: OpenVINO does not translate PyTorch's arithmetic on sizes.
+
+    Returns:
+        As `write_onnx`.
     """
     require('openvino', 'openvino', 'format openvino')
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder, 'model.onnx')
-        write_onnx(program, file, metadata)
-        convert_to_openvino(file, path, metadata, half)
+        layers = _write_onnx(program, file, metadata, False)
+        model = convert_to_openvino(file, path, metadata, half)
+    return partial(quantize_openvino, path, model, layers, half)
 
 
 def convert_to_openvino(
     file: Path, path: Path, metadata: Mapping[str, str], half: bool = False
-) -> None:
-    """Write FILE.xml and FILE.bin from FILE.onnx; see `write_openvino`."""
+) -> Any:
+    """Write FILE.xml and FILE.bin from FILE.onnx; see `write_openvino`.
+
+    Returns:
+        The same with the names of ONNX's nodes: conversion fuses some of them.
+    """
     openvino = require('openvino', 'openvino', 'format openvino')
-    model = openvino.convert_model(file)
+    core = openvino.Core()
+    core.set_property({'ENABLE_MMAP': False})  # the file may be deleted
+    named, model = core.read_model(file), openvino.convert_model(file)
     precision = 'bf16' if half else 'f32'
     for key, value in {**metadata, 'precision': precision}.items():
-        model.set_rt_info(value, [key])
+        for each in (named, model):
+            # `model_info` is a section, in which Model API looks.
+            each.set_rt_info(value, key.split('.'))
     openvino.save_model(model, path, compress_to_fp16=half)
+    return named
 
 
 WRITERS = {'onnx': write_onnx, 'openvino': write_openvino, 'pt2': write_pt2}

@@ -1,5 +1,6 @@
 """A whole model: from one image's bytes to its detections, map or classes."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -12,84 +13,141 @@ from mmmeta.export.prepare import Prepare, build_prepare
 from mmmeta.hosts.predictor import Predictor
 
 
-class WholeDetector(nn.Module):
-    """Boxes in pixels of the image, scores, labels, and masks if there are any."""
+class Whole(nn.Module, ABC):
+    """A model with its test pipeline.
 
-    def __init__(self, prepare: Prepare, detector: Detector) -> None:
+    Args:
+        prepare: The pipeline.
+        model: What follows it.
+        outputs: The results' names.
+    """
+
+    prepare: Prepare
+    model: Any
+
+    def __init__(
+        self, prepare: Prepare, model: nn.Module, outputs: tuple[str, ...]
+    ) -> None:
         super().__init__()
         self.prepare = prepare
-        self.detector = detector
+        self.model = model
+        self.outputs = outputs
 
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        names = ('boxes', 'scores', 'labels', 'masks')
-        return names if self.detector.has_masks else names[:3]
+    @abstractmethod
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the results of images, uint8 (B, H, W, C), RGB."""
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the detections of an image, uint8 (H, W, C), RGB."""
-        images, size = self.prepare(image)
-        boxes, *others = self.detector(images, size)
+
+class WholeDetector(Whole):
+    """Boxes (B, N, 4) in pixels of the image, scores, labels, and masks if any."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        prepared, size = self.prepare(images)
+        boxes, *others = self.model(prepared, size)
         # From pixels of the resized image to those of the given one.
         height, width = (
             boxes.new_full((1,), given / resized)
-            for given, resized in zip(image.shape[:2], size, strict=True)
+            for given, resized in zip(images.shape[1:3], size, strict=True)
         )
         return (boxes * torch.cat([width, height, width, height]), *others)
 
 
-class WholeSegmentor(nn.Module):
-    """The map of the classes' indices, and the logits if asked for."""
+class WholeSegmentor(Whole):
+    """The map of the classes' indices, int64 (B, H, W), and probabilities if asked for.
 
-    def __init__(self, prepare: Prepare, segmentor: Segmentor, scores: bool) -> None:
+    These are (B, classes, H, W).
+    """
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        prepared, size = self.prepare(images)
+        logits = self.model(prepared, size, (images.shape[1], images.shape[2]))
+        several = logits.shape[1] > 1
+        if several:
+            labels = logits.argmax(1)
+        else:
+            threshold = self.model.model.decode_head.threshold
+            labels = (logits[:, 0].sigmoid() > threshold).long()
+        if len(self.outputs) == 1:
+            return (labels,)
+        return labels, logits.softmax(1) if several else logits.sigmoid()
+
+
+class WholeClassifier(Whole):
+    """The classes' probabilities (B, classes)."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        prepared, _ = self.prepare(images)
+        return (self.model(prepared),)
+
+
+class OfOneImage(nn.Module):
+    """A whole model of one image (H, W, C), whose results have no batch dimension."""
+
+    def __init__(self, whole: Whole) -> None:
         super().__init__()
-        self.prepare = prepare
-        self.segmentor = segmentor
-        self.scores = scores
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return ('map', 'scores') if self.scores else ('map',)
+        self.whole = whole
+        self.outputs = whole.outputs
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the map, int64 (H, W), of an image, uint8 (H, W, C), RGB.
-
-        `scores` are the classes' probabilities (classes, H, W).
-        """
-        images, size = self.prepare(image)
-        logits = self.segmentor(images, size, (image.shape[0], image.shape[1]))[0]
-        if logits.shape[0] > 1:
-            labels = logits.argmax(0)
-        else:
-            threshold = self.segmentor.model.decode_head.threshold
-            labels = (logits[0].sigmoid() > threshold).long()
-        if not self.scores:
-            return (labels,)
-        several = logits.shape[0] > 1
-        return labels, logits.softmax(0) if several else logits.sigmoid()
+        return tuple(found[0] for found in self.whole(image[None]))
 
 
-class WholeClassifier(nn.Module):
-    """The classes' probabilities."""
+class ForModelApi(nn.Module):
+    """A whole model with the inputs and outputs of OpenVINO's Model API.
 
-    outputs = ('probabilities',)
+    One image as a batch (1, H, W, C). Detectors' boxes are relative to the image's
+    size; with masks, boxes and scores are one output (1, N, 5), and labels are lower by
+    one, since Model API's wrapper adds one.
+    """
 
-    def __init__(self, prepare: Prepare, classifier: Classifier) -> None:
+    def __init__(self, whole: Whole) -> None:
         super().__init__()
-        self.prepare = prepare
-        self.classifier = classifier
+        self.whole = whole
+        self.outputs = whole.outputs
+        if whole.outputs[0] == 'boxes':
+            with_masks = 'masks' in whole.outputs
+            self.outputs = (
+                ('boxes', 'labels', 'masks')
+                if with_masks
+                else ('bboxes', 'scores', 'labels')
+            )
 
-    def forward(self, image: Tensor) -> tuple[Tensor]:
-        """Return the probabilities (classes,) of an image, uint8 (H, W, C), RGB."""
-        images, _ = self.prepare(image)
-        return (self.classifier(images)[0],)
+    @property
+    def wrapper(self) -> str:
+        """The name of Model API's wrapper."""
+        return {
+            'boxes': 'MaskRCNN',
+            'bboxes': 'SSD',
+            'map': 'Segmentation',
+            'probabilities': 'Classification',
+        }[self.outputs[0]]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        found = self.whole(image)
+        if self.whole.outputs[0] != 'boxes':
+            return found
+        boxes, scores, labels, *masks = found
+        height, width = (boxes.new_full((1,), 1 / x) for x in image.shape[1:3])
+        boxes = boxes * torch.cat([width, height, width, height])
+        if not masks:
+            return boxes, scores, labels
+        return torch.cat([boxes, scores[..., None]], -1), labels - 1, masks[0]
 
 
-def whole_model(predictor: Predictor, scores: bool = False) -> nn.Module:
-    """Return a trained model with its test pipeline, for one image of any size.
+def whole_model(
+    predictor: Predictor,
+    scores: bool = False,
+    batched: bool = False,
+    model_api: bool = False,
+) -> nn.Module:
+    """Return a trained model with its test pipeline, for images of any size.
 
     Args:
         predictor: The model; it is changed, so it cannot be used afterwards.
         scores: A segmentor also returns probabilities. Default: False.
+        batched: It takes a batch (B, H, W, C) and returns results with a batch
+            dimension, instead of one image (H, W, C). Default: False.
+        model_api: It has Model API's inputs and outputs. Default: False.
 
     Returns:
         A module with `outputs`, the names of its results.
@@ -101,13 +159,21 @@ def whole_model(predictor: Predictor, scores: bool = False) -> nn.Module:
     pipeline = predictor.config.test_dataloader.dataset.pipeline
     prepare = build_prepare(pipeline, model.data_preprocessor)
     free_sizes(model)
+    whole: Whole
     if predictor.task == 'segmentation':
-        whole: nn.Module = WholeSegmentor(prepare, Segmentor(model), scores)
+        outputs = ('map', 'scores') if scores else ('map',)
+        whole = WholeSegmentor(prepare, Segmentor(model), outputs)
     elif predictor.task == 'classification':
-        whole = WholeClassifier(prepare, Classifier(model))
+        whole = WholeClassifier(prepare, Classifier(model), ('probabilities',))
     else:
-        whole = WholeDetector(prepare, _detector(model))
-    return whole.eval()
+        detector = _detector(model)
+        names = ('boxes', 'scores', 'labels', 'masks')
+        whole = WholeDetector(
+            prepare, detector, names if detector.has_masks else names[:3]
+        )
+    if model_api:
+        return ForModelApi(whole).eval()
+    return (whole if batched else OfOneImage(whole)).eval()
 
 
 def _detector(model: Any) -> Detector:

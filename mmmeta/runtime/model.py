@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TypeAlias
 
@@ -67,6 +68,7 @@ class FileModel:
         classes: Names of the classes, by index.
         palette: Their colors, RGB, 0 to 255.
         score_threshold: Below it, detections are not drawn.
+        batch_size: How many images it computes at once. Default: 1.
     """
 
     def __init__(self, path: Path, session: Session) -> None:
@@ -79,6 +81,8 @@ class FileModel:
             (r, g, b) for r, g, b in json.loads(given['palette'])
         )
         self.score_threshold = float(given.get('score_threshold', 0.3))
+        self.batched = 'batch_size' in given
+        self.batch_size = int(given.get('batch_size', 1))
 
     def __call__(self, image: np.ndarray) -> Result:
         """Return what the model finds in an image.
@@ -89,14 +93,63 @@ class FileModel:
         Raises:
             InvalidValueError: It has another shape or dtype.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise InvalidValueError(
-                f'expected an image, uint8 (H, W, 3), got {image.dtype} '
-                f'{tuple(image.shape)}'
+        return self.run([image])[0]
+
+    def run(self, images: Sequence[np.ndarray]) -> list[Result]:
+        """Return what the model finds in several images.
+
+        Args:
+            images: uint8 (H, W, 3), RGB. Those of one size that follow each other are
+                computed together, up to `batch_size`.
+
+        Raises:
+            InvalidValueError: One has another shape or dtype.
+        """
+        for image in images:
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+                raise InvalidValueError(
+                    f'expected an image, uint8 (H, W, 3), got {image.dtype} '
+                    f'{tuple(image.shape)}'
+                )
+        results: list[Result] = []
+        for _, group in groupby(images, lambda image: image.shape):
+            same = list(group)
+            for start in range(0, len(same), self.batch_size):
+                results += self._run(same[start : start + self.batch_size])
+        return results
+
+    def _run(self, images: list[np.ndarray]) -> list[Result]:
+        given = images[0]
+        if self.batched:  # filled up: the file has a fixed number
+            given = np.stack(images + images[-1:] * (self.batch_size - len(images)))
+        found = self.session.run(np.ascontiguousarray(given))
+        size = images[0].shape[:2]
+        return [
+            to_result(
+                self.session.metadata,
+                {
+                    name: values[i] if self.batched else values
+                    for name, values in zip(self.session.outputs, found, strict=True)
+                },
+                (size[0], size[1]),
             )
-        found = self.session.run(np.ascontiguousarray(image))
-        outputs = dict(zip(self.session.outputs, found, strict=True))
-        return to_result(self.session.metadata, outputs, image.shape[:2])
+            for i in range(len(images))
+        ]
+
+
+def _as_ours(outputs: Mapping[str, np.ndarray], size: Sequence[int]) -> dict:
+    """Return a detector's outputs for Model API as those of other files."""
+    found = dict(outputs)
+    if 'bboxes' in found:
+        boxes = found.pop('bboxes')
+    elif 'boxes' in found and 'scores' not in found:
+        boxes = found['boxes']
+        found |= dict(scores=boxes[:, 4], labels=found['labels'] + 1)
+    else:
+        return found
+    height, width = size
+    relative = np.array([width, height, width, height], np.float32)
+    return dict(found, boxes=boxes[:, :4] * relative)
 
 
 def to_result(
@@ -115,6 +168,7 @@ def to_result(
         return LabelMap(outputs['map'], outputs.get('scores'))
     if metadata['task'] == 'classification':
         return Probabilities(outputs['probabilities'])
+    outputs = _as_ours(outputs, size)
     there = outputs['labels'] >= 0
     boxes, scores, labels = (
         outputs[name][there] for name in ('boxes', 'scores', 'labels')

@@ -25,7 +25,7 @@ class Session(Protocol):
     outputs: tuple[str, ...]
 
     def run(self, image: np.ndarray) -> list[np.ndarray]:
-        """Return the outputs for an image, uint8 (H, W, C), RGB."""
+        """Return the outputs for an image or a batch, uint8 ([N,] H, W, C), RGB."""
         ...
 
 
@@ -76,15 +76,17 @@ class OpenVinoSession:
         self.metadata = {
             key: str(value.value)
             for key, value in model.get_rt_info().items()
-            if key in KEYS or key.startswith(('score', 'mask', 'precision', 'config'))
+            if key in KEYS
+            or key.startswith(('score', 'mask', 'precision', 'config', 'batch'))
         }
+        # Compiled, an output may have other names besides.
+        self.outputs = tuple(output.get_any_name() for output in model.outputs)
         precision = self.metadata.get('precision', 'f32')
         self.compiled = core.compile_model(
             model,
             'CPU',
             {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision},
         )
-        self.outputs = tuple(output.get_any_name() for output in self.compiled.outputs)
 
     def run(self, image: np.ndarray) -> list[np.ndarray]:
         found = self.compiled(image)
@@ -97,7 +99,7 @@ class TorchSession:
     def __init__(self, path: Path, device: str) -> None:
         self.torch = require('torch', 'onedl', f'{path}')
         require('torchvision', 'onedl', f'{path}')  # registers nms and roi_align
-        names = (*KEYS, 'outputs', 'score_threshold', 'mask_threshold')
+        names = (*KEYS, 'outputs', 'score_threshold', 'mask_threshold', 'batch_size')
         extra = dict.fromkeys(names, '')
         program = self.torch.export.load(path, extra_files=extra)
         self.metadata = {key: value for key, value in extra.items() if value}

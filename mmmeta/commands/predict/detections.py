@@ -158,6 +158,38 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 # -- ids of an annotation file ----------------------------------------------------
 
 
+def ids_in(
+    ann_file: str | os.PathLike, paths: Sequence[Path], classes: Sequence[str]
+) -> tuple[list[int], list[int], list[Path]]:
+    """Return the ids of annotated images and of classes.
+
+    Args:
+        ann_file: A COCO annotation file.
+        paths: Images; those that it does not have are left out.
+        classes: The model's.
+
+    Returns:
+        Ids of images, ids of the classes, and the images that it has.
+
+    Raises:
+        UserError: It cannot be read, or lacks a class.
+    """
+    name = os.fspath(ann_file)
+    content = _read_annotations(name)
+    known = [
+        (path, way) for path in paths if (way := _known(path, content)) is not None
+    ]
+    ids = [content['images'][way] for _, way in known]
+    return ids, _category_ids(content, name, classes), [path for path, _ in known]
+
+
+def _known(path: Path, content: Mapping[str, Mapping[str, int]]) -> str | None:
+    """Return the name by which the file lists an image, with or without folders."""
+    parts = os.path.abspath(path).split('/')
+    ways = ('/'.join(parts[i:]) for i in range(len(parts)))
+    return next((way for way in ways if way in content['images']), None)
+
+
 def _read_annotations(ann_file: str) -> dict[str, dict[Any, Any]]:
     """Return the ids of images and classes in an annotation file, by name.
 
@@ -194,14 +226,12 @@ def _image_ids(
     paths: Sequence[Path],
     names: Sequence[str],
 ) -> dict[str, int]:
-    """Return the ids of the images, which the file may list with or without folders."""
+    """Return the ids of the images by name."""
     ids: dict[str, int] = {}
     owner: dict[int, str] = {}
     missing = []
     for path, name in zip(paths, names, strict=True):
-        parts = os.path.abspath(path).split('/')
-        ways = ('/'.join(parts[i:]) for i in range(len(parts)))
-        known = next((way for way in ways if way in content['images']), None)
+        known = _known(path, content)
         if known is None:
             missing.append(name)
             continue

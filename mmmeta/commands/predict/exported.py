@@ -32,7 +32,7 @@ class ExportedPredictor:
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Result]:
         """Return the results of images, uint8 (H, W, 3), BGR."""
-        return [self.model(image[..., ::-1]) for image in images]
+        return self.model.run([image[..., ::-1] for image in images])
 
     def instances(self, result: Detections) -> dict[str, Any]:
         """Return detections as lists, masks in COCO's encoding."""
