@@ -97,20 +97,26 @@ class ForModelApi(nn.Module):
 
     One image as a batch (1, H, W, C). Detectors' boxes are relative to the image's
     size; with masks, boxes and scores are one output (1, N, 5), and labels are lower by
-    one, since Model API's wrapper adds one.
+    one, since Model API's wrapper adds one. Of segmentors the output is `scores`.
+
+    Raises:
+        UserError: A segmentor with one output for two classes.
     """
 
     def __init__(self, whole: Whole) -> None:
         super().__init__()
         self.whole = whole
         self.outputs = whole.outputs
-        if whole.outputs[0] == 'boxes':
-            with_masks = 'masks' in whole.outputs
-            self.outputs = (
-                ('boxes', 'labels', 'masks')
-                if with_masks
-                else ('bboxes', 'scores', 'labels')
-            )
+        if 'masks' in whole.outputs:
+            self.outputs = 'boxes', 'labels', 'masks'
+        elif 'boxes' in whole.outputs:
+            self.outputs = 'bboxes', 'scores', 'labels'
+        elif 'map' in whole.outputs:
+            self.outputs = ('scores',)
+            if whole.model.model.decode_head.out_channels == 1:
+                raise UserError(
+                    'Model API takes no segmentor with one output for two classes'
+                )
 
     @property
     def wrapper(self) -> str:
@@ -118,14 +124,14 @@ class ForModelApi(nn.Module):
         return {
             'boxes': 'MaskRCNN',
             'bboxes': 'SSD',
-            'map': 'Segmentation',
+            'scores': 'Segmentation',
             'probabilities': 'Classification',
         }[self.outputs[0]]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         found = self.whole(image)
-        if self.whole.outputs[0] != 'boxes':
-            return found
+        if 'boxes' not in self.whole.outputs:
+            return found[-1:]
         boxes, scores, labels, *masks = found
         height, width = (boxes.new_full((1,), 1 / x) for x in image.shape[1:3])
         boxes = boxes * torch.cat([width, height, width, height])
@@ -161,7 +167,7 @@ def whole_model(
     free_sizes(model)
     whole: Whole
     if predictor.task == 'segmentation':
-        outputs = ('map', 'scores') if scores else ('map',)
+        outputs = ('map', 'scores') if scores or model_api else ('map',)
         whole = WholeSegmentor(prepare, Segmentor(model), outputs)
     elif predictor.task == 'classification':
         whole = WholeClassifier(prepare, Classifier(model), ('probabilities',))

@@ -138,8 +138,10 @@ class FileModel:
 
 
 def _as_ours(outputs: Mapping[str, np.ndarray], size: Sequence[int]) -> dict:
-    """Return a detector's outputs for Model API as those of other files."""
+    """Return outputs for Model API as those of other files."""
     found = dict(outputs)
+    if found.keys() == {'scores'}:
+        return dict(map=found['scores'].argmax(0))
     if 'bboxes' in found:
         boxes = found.pop('bboxes')
     elif 'boxes' in found and 'scores' not in found:
@@ -164,11 +166,11 @@ def to_result(
         outputs: By name.
         size: The image's height and width.
     """
+    outputs = _as_ours(outputs, size)
     if metadata['task'] == 'segmentation':
         return LabelMap(outputs['map'], outputs.get('scores'))
     if metadata['task'] == 'classification':
         return Probabilities(outputs['probabilities'])
-    outputs = _as_ours(outputs, size)
     there = outputs['labels'] >= 0
     boxes, scores, labels = (
         outputs[name][there] for name in ('boxes', 'scores', 'labels')
