@@ -111,6 +111,21 @@ sys.exit(any([main(['predict', *args]) for args in json.loads(sys.argv[1])]))
 """
 
 
+# The page of an exported file.
+DEMO = """
+import sys
+from mmmeta.commands.demo.engine import Engine
+from mmmeta.commands.demo.found import make_model
+from mmmeta.commands.demo.page import Page
+
+model = make_model(sys.argv[1])
+page = Page(Engine(), [model], list, [], True)
+page.open()
+status, picture, _, summary, _ = page.run(model.key, {'path': sys.argv[2]}, 0)
+print(status, picture.shape, summary)
+"""
+
+
 class Environment:
     """A virtual environment isolated from the one that runs the tests.
 
@@ -348,7 +363,7 @@ def test_the_original_openmmlab(wheel, environment):
 
 
 def test_exported_models_without_torch(wheel, environment):
-    """Only the extra `runtime`."""
+    """Only the extra `runtime`; then `demo`, too."""
     model = write_model(environment.folder, 'detection')
     image = write_picture(environment.home / 'x.png')
     file = environment.home / 'model.onnx'
@@ -365,6 +380,12 @@ def test_exported_models_without_torch(wheel, environment):
     assert (folder / 'vis/x.jpg').is_file()
     assert 'convformer_s18' in environment.run('mmmeta', 'list')
     done = environment.call('mmmeta', 'predict', *model, image)
+    assert (done.returncode, done.stdout.count('\n')) == (1, 1), done.stdout
+    assert "pip install 'mmmeta-backbones[onedl]'" in done.stdout
+    borrow(environment, 'mmmeta-backbones[demo]')
+    shown = environment.run('python', '-c', DEMO, file, image)
+    assert 'Model: ' in shown and '<strong>8 objects</strong>' in shown
+    done = environment.call('mmmeta', 'demo')
     assert (done.returncode, done.stdout.count('\n')) == (1, 1), done.stdout
     assert "pip install 'mmmeta-backbones[onedl]'" in done.stdout
 

@@ -17,6 +17,7 @@ from mmmeta.runtime.model import (
     is_exported,
     open_model,
 )
+from mmmeta.runtime.sessions import read_metadata
 
 __all__ = [
     'Detections',
@@ -25,4 +26,5 @@ __all__ = [
     'Probabilities',
     'is_exported',
     'open_model',
+    'read_metadata',
 ]

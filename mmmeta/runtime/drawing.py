@@ -1,17 +1,37 @@
 """Pictures of results, with Pillow."""
 
+from typing import Protocol
+
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
 from mmmeta.errors import printable
-from mmmeta.runtime.model import Detections, FileModel, LabelMap, Result
+from mmmeta.runtime.model import Detections, LabelMap, Result
 
-OPACITY = 0.5  # of masks and maps
+OPACITY = 0.6  # of masks and maps, as in pictures of the host libraries
 TOP = 5
 
 
+class Classes(Protocol):
+    """What has the classes' names and colors, RGB, 0 to 255: a `FileModel`."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]: ...
+
+
+def name_of(model: Classes, label: int) -> str:
+    """Return a class's name, or the number of one that has none."""
+    # A negative one would count from the end.
+    there = 0 <= label < len(model.classes)
+    return printable(model.classes[label]) if there else str(label)
+
+
 def draw(
-    model: FileModel, image: np.ndarray, result: Result, score_thr: float
+    model: Classes, image: np.ndarray, result: Result, score_thr: float
 ) -> np.ndarray:
     """Return an image with a result drawn on it, uint8 (H, W, 3), RGB.
 
@@ -25,9 +45,9 @@ def draw(
         return _draw_detections(model, image, result, score_thr)
     colors = np.array(model.palette, np.uint8)
     if isinstance(result, LabelMap):
-        return _blend(image, colors[result.labels], np.ones_like(result.labels, bool))
+        return _mixed(image, colors[result.labels])
     lines = [
-        f'{printable(model.classes[i])}: {result.values[i]:.3f}'
+        f'{name_of(model, i)}: {result.values[i]:.3f}'
         for i in np.argsort(-result.values, kind='stable')[:TOP]
     ]
     picture = Image.fromarray(image)
@@ -38,23 +58,29 @@ def draw(
 
 
 def _draw_detections(
-    model: FileModel, image: np.ndarray, found: Detections, score_thr: float
+    model: Classes, image: np.ndarray, found: Detections, score_thr: float
 ) -> np.ndarray:
     order = np.flatnonzero(found.scores >= score_thr)[::-1]  # the best on top
+    width = max(2, round(min(image.shape[:2]) / 300))
     if found.masks is not None:
+        image = image.copy()
         for i in order:
-            paint = np.array(model.palette[found.labels[i]], np.uint8)
-            image = _blend(image, paint, found.masks[i])
+            mask = found.masks[i]
+            image[mask] = _mixed(image[mask], _color(model, found.labels[i]))
+            image[_border(mask, width - 1)] = 255
     picture = Image.fromarray(image)
     brush = ImageDraw.Draw(picture)
-    width = max(2, round(min(picture.size) / 300))
     for i in order:
         x1, y1, x2, y2 = found.boxes[i].tolist()
-        color = model.palette[found.labels[i]]
+        color = _color(model, found.labels[i])
         brush.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=width)
-        text = f'{printable(model.classes[found.labels[i]])} {found.scores[i]:.2f}'
+        text = f'{name_of(model, found.labels[i])} {found.scores[i]:.2f}'
         _write(brush, (x1, y1), text, color, picture)
     return np.asarray(picture)
+
+
+def _color(model: Classes, label: int) -> tuple[int, int, int]:
+    return model.palette[label % len(model.palette)]
 
 
 def _write(
@@ -74,6 +100,16 @@ def _write(
     brush.text((x + 1, y + 1), text, (255,) * 3 if dark else (0,) * 3, font)
 
 
-def _blend(image: np.ndarray, color: np.ndarray, where: np.ndarray) -> np.ndarray:
-    mixed = (1 - OPACITY) * image + OPACITY * color
-    return np.where(where[..., None], mixed.round(), image).astype(np.uint8)
+def _mixed(pixels: np.ndarray, color: ArrayLike) -> np.ndarray:
+    mixed = (1 - OPACITY) * pixels + OPACITY * np.asarray(color)
+    return mixed.round().astype(np.uint8)
+
+
+def _border(mask: np.ndarray, width: int) -> np.ndarray:
+    """Return the pixels of a mask (H, W) that are next to others."""
+    inside = mask
+    for _ in range(width):
+        padded = np.pad(inside, 1, mode='edge')
+        vertical = padded[:-2, 1:-1] & padded[2:, 1:-1]
+        inside = inside & vertical & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inside

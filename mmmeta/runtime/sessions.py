@@ -1,7 +1,9 @@
 """The runtimes: each opens a kind of file and gives its metadata and outputs."""
 
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,10 +101,8 @@ class TorchSession:
     def __init__(self, path: Path, device: str) -> None:
         self.torch = require('torch', 'onedl', f'{path}')
         require('torchvision', 'onedl', f'{path}')  # registers nms and roi_align
-        names = (*KEYS, 'outputs', 'score_threshold', 'mask_threshold', 'batch_size')
-        extra = dict.fromkeys(names, '')
-        program = self.torch.export.load(path, extra_files=extra)
-        self.metadata = {key: value for key, value in extra.items() if value}
+        program = self.torch.export.load(path)
+        self.metadata = _torch_metadata(path)
         self.outputs = tuple(self.metadata.get('outputs', '').split(','))
         # Its guards would refuse sizes that fill one window of attention.
         self.module = program.module(check_guards=False)
@@ -114,6 +114,16 @@ class TorchSession:
         with self.torch.inference_mode():
             tensor = self.torch.from_numpy(image).to(self.device)
             return [output.cpu().numpy() for output in self.module(tensor)]
+
+
+def _torch_metadata(path: Path) -> dict[str, str]:
+    """Return the program's `extra_files`, without PyTorch."""
+    with zipfile.ZipFile(path) as archive:
+        return {
+            name.rpartition('/')[2]: archive.read(name).decode()
+            for name in archive.namelist()
+            if name.rpartition('/')[0].endswith('extra')
+        }
 
 
 SESSIONS: dict[str, Callable[[Path, str], Session]] = {
@@ -131,23 +141,48 @@ def open_session(path: Path, device: str) -> Session:
         MissingLibraryError: Its runtime is not installed; names the extra.
         UserError: It cannot be read, or was not written by `mmmeta export`.
     """
-    kind = SESSIONS.get(path.suffix)
-    if kind is None:
+    with _reading(path):
+        session = SESSIONS[path.suffix](path, device)
+    _check(path, session.metadata)
+    return session
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """Return what `mmmeta export` wrote of a model.
+
+    Raises:
+        InvalidValueError, MissingLibraryError, UserError: As for `open_session`.
+    """
+    file = Path(path)
+    if file.suffix != '.pt2':
+        return open_session(file, 'cpu').metadata
+    with _reading(file):  # to open it would take PyTorch, and seconds
+        metadata = _torch_metadata(file)
+    _check(file, metadata)
+    return metadata
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Check that there is such a file, and raise UserError if it cannot be read."""
+    if path.suffix not in SESSIONS:
         raise InvalidValueError(
             f'{path} is not an exported model; expected one of {", ".join(SESSIONS)}'
         )
     if not path.is_file():
         raise UserError(f'no file {path}')
     try:
-        session = kind(path, device)
+        yield
     except UserError:
         raise
     except Exception as error:  # the runtimes raise their own kinds
         raise UserError(f'{path} cannot be read: {one_line(error)}') from error
-    missing = [key for key in KEYS if key not in session.metadata]
+
+
+def _check(path: Path, metadata: Mapping[str, str]) -> None:
+    missing = [key for key in KEYS if key not in metadata]
     if missing:
         raise UserError(
             f'{path} was not written by `mmmeta export`: it has no '
             f'{", ".join(missing)} in its metadata'
         )
-    return session

@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from tiny_models import write_model
 from warm import Fork
 
 from mmmeta.cli import main
@@ -26,6 +27,8 @@ BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
 WAIT = 300_000  # ms; the first run imports MMDetection, possibly on a busy machine
 # One block per stage; the widths are those of the heads' inputs.
 ARCH = dict(depths=(1, 1, 1, 1), dims=(64, 128, 320, 512))
+# Not needed for exported files.
+HEAVY = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'cv2', 'matplotlib')
 pytestmark = pytest.mark.slow
 
 
@@ -280,6 +283,47 @@ def test_without_a_model_it_says_what_to_run(
         stop(process, tmp_path)
 
 
+def test_an_exported_file_needs_no_pytorch(browser, tmp_path, shapes):
+    """The page of a file, and another file typed into it."""
+    for task in ('detection', 'classification'):
+        files = write_model(tmp_path, task, 6)
+        assert main(['export', *files, '-o', str(tmp_path / f'{task}.onnx')]) == 0
+    code = (
+        f'import sys\nsys.modules.update(dict.fromkeys({HEAVY}))\n'
+        'from mmmeta.cli import main\nsys.exit(main(sys.argv[1:]))'
+    )
+    process = subprocess.Popen(
+        [sys.executable, '-c', code, 'demo', 'detection.onnx', '--no-browser'],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=(tmp_path / 'stderr.txt').open('w'),
+        text=True,
+    )
+    try:
+        page = browser.new_page()
+        page.goto(address_of(process, tmp_path))
+        expect(page.locator('#model input')).to_have_value('detection.onnx')
+        upload(page, shapes / 'images/val/000001.jpg')
+        page.click('#run')
+        status = page.locator('#status')
+        expect(status).to_contain_text(re.compile(r'ms on cpu.* 128x128 pixels\.'))
+        set_threshold(page, 0)
+        expect(page.locator('#summary')).to_contain_text('8 objects with a score above')
+        assert picture(page).shape == (640, 640, 3)
+
+        page.get_by_role('button', name='Another model').click()
+        page.get_by_label('Config').fill('classification.onnx')
+        page.click('#add')
+        expect(page.locator('#model input')).to_have_value('classification.onnx')
+        page.click('#run')
+        expect(page.locator('#top dt')).to_have_count(5)
+        page.get_by_label('Config').fill('detection.py')
+        page.click('#add')
+        expect(status).to_contain_text('needs mmengine, which cannot be imported')
+    finally:
+        stop(process, tmp_path)
+
+
 def test_an_occupied_port_is_one_line(capsys):
     with socket.socket() as other:
         other.bind(('127.0.0.1', 0))
@@ -294,4 +338,4 @@ def test_an_occupied_port_is_one_line(capsys):
 
 def test_a_config_needs_a_checkpoint(capsys):
     assert main(['demo', 'config.py']) == 1
-    assert 'mmmeta demo (NAME | CONFIG CHECKPOINT)' in capsys.readouterr().err
+    assert 'mmmeta demo (NAME | FILE | CONFIG CHECKPOINT)' in capsys.readouterr().err

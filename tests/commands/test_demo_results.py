@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny_models import write_model
 
+from mmmeta.cli import main
 from mmmeta.commands.demo.engine import Engine, Prediction
 from mmmeta.commands.demo.found import find_models, make_model
 
@@ -26,11 +27,12 @@ def test_scores_have_numbers_where_names_lack(tmp_path, image):
 
     meta = dict(classes=('cat', 'cat', ''))
     found = predict(tmp_path, image, 'classification', 5, meta=meta)
-    assert list(scores(found)) == ['cat (0)', 'cat (1)', '2', '3', '4']
-    assert list(scores(found).values()) == found.sample.pred_score.tolist()
+    top = scores(found, found.result)
+    assert list(top) == ['cat (0)', 'cat (1)', '2', '3', '4']
+    assert list(top.values()) == found.result.values.tolist()
     meta = dict(classes=tuple('abcdef'))
     found = predict(tmp_path, image, 'classification', 2, meta=meta)
-    assert list(scores(found)) == ['a', 'b']
+    assert list(scores(found, found.result)) == ['a', 'b']
 
 
 def test_scores_that_are_no_numbers_are_said(tmp_path, image):
@@ -41,7 +43,7 @@ def test_scores_that_are_no_numbers_are_said(tmp_path, image):
 
     found = predict(tmp_path, image, 'classification', 2, change=spoil)
     with pytest.raises(ValueError, match='NaN or infinite among the scores'):
-        scores(found)
+        scores(found, found.result)
 
 
 @pytest.mark.parametrize('one_output', [False, True])
@@ -104,3 +106,22 @@ def test_folders_that_are_half_there_are_no_obstacle(tmp_path):
     ]
     assert left_out == []
     models[0].key.encode()
+
+
+def test_exported_files_are_found_beside_their_model(tmp_path, image):
+    (tmp_path / 'w/a').mkdir(parents=True)
+    words = write_model(tmp_path / 'w/a', 'segmentation', 3)
+    assert main(['export', *words, '-o', str(tmp_path / 'w/a/model.pt2')]) == 0
+    (tmp_path / 'w/a/other.onnx').write_bytes(b'no model')
+    models, left_out = find_models(tmp_path / 'w')
+    assert [(model.label, model.task) for model in models] == [
+        ('segmentation (a/segmentation.pth)', 'segmentation'),
+        ('a/model.pt2', 'segmentation'),
+    ]
+    assert len(left_out) == 1 and 'other.onnx cannot be read' in left_out[0]
+    engine = Engine('cpu')
+    trained, exported = (engine.predict(model, image) for model in models)
+    assert trained.classes == exported.classes
+    assert trained.palette == exported.palette
+    same = trained.result.labels == exported.result.labels
+    assert same.shape == (40, 48) and same.mean() > 0.98

@@ -6,20 +6,21 @@
 
 import argparse
 
-from mmmeta.commands.arguments import MODEL, split_model
+from mmmeta.commands.arguments import MODEL_OR_FILE, split_model
 from mmmeta.errors import UserError
 
-USAGE = f'mmmeta demo {MODEL}'
+USAGE = f'mmmeta demo {MODEL_OR_FILE}'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = '%(prog)s [options] [NAME | CONFIG CHECKPOINT]'
+    parser.usage = '%(prog)s [options] [NAME | FILE | CONFIG CHECKPOINT]'
     parser.add_argument(
         'words',
         nargs='*',
         metavar='MODEL',
         help='a model to offer on the page: a published one (`mmmeta list --task '
-        'detection`), or a config and its checkpoint (a file, or mmmeta://NAME)',
+        'detection`), a file of `mmmeta export`, or a config and its checkpoint (a '
+        'file, or mmmeta://NAME)',
     )
     parser.add_argument(
         '--port', type=int, help='port (default: the first free port from 7860)'
@@ -30,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='address to listen on (default: 127.0.0.1, this machine only)',
     )
     parser.add_argument(
-        '--device', help='such as cpu or cuda:1 (default: a GPU if available)'
+        '--device',
+        help='such as cpu or cuda:1 (default: a GPU if available; the CPU for FILE)',
     )
     parser.add_argument('--no-browser', action='store_true', help='only print the URL')
 
@@ -38,11 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from mmmeta.commands.demo.found import make_model
     from mmmeta.commands.demo.server import serve
+    from mmmeta.runtime import is_exported
 
-    given = []
-    if args.words:
+    given, rest = [], []
+    exported = bool(args.words) and is_exported(args.words[0])
+    if exported:
+        config, *rest = args.words
+        given = [make_model(config)]
+    elif args.words:
         config, checkpoint, rest = split_model(args.words, USAGE)
-        if rest:
-            raise UserError(f'unexpected {rest[0]!r}; expected {USAGE}')
         given = [make_model(config, checkpoint)]
-    return serve(given, args.host, args.port, args.device, not args.no_browser)
+    if rest:
+        raise UserError(f'unexpected {rest[0]!r}; expected {USAGE}')
+    # An exported file runs where PyTorch and the host libraries are not installed; to
+    # look for other models would need them.
+    return serve(
+        given, args.host, args.port, args.device, not args.no_browser, not exported
+    )

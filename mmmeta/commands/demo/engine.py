@@ -1,15 +1,20 @@
-"""Runs models on images, one model in memory at a time."""
+"""Runs models on images, one model in memory at a time.
+
+A model is loaded by what it needs: PyTorch and a host library for a config and its
+checkpoint, a runtime alone for an exported file.
+"""
 
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import torch
 
 from mmmeta.commands.demo.found import Model
-from mmmeta.hosts.predictor import Predictor, build_predictor, pick_device
+from mmmeta.runtime import open_model
+from mmmeta.runtime.model import Result
 
 
 @dataclass(frozen=True)
@@ -17,89 +22,146 @@ class Prediction:
     """A model's prediction for an image, with no reference to the model.
 
     Attributes:
-        task: 'detection', 'segmentation' or 'classification'.
-        image: uint8 (H, W, 3), BGR.
-        sample: The host library's data sample, on the CPU.
+        image: uint8 (H, W, 3), RGB.
+        result: What was found in it.
         classes: Names by index.
         palette: Their colors, RGB, 0 to 255.
         seconds: How long the model took, after a warm-up.
         device: Where it ran, such as 'cpu'.
-        input_size: Height and width of the model's input, in pixels.
+        input_size: Height and width of the network's input, in pixels; None if unknown.
     """
 
-    task: str
     image: np.ndarray
-    sample: Any
+    result: Result
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     seconds: float
     device: str
-    input_size: tuple[int, int]
+    input_size: tuple[int, int] | None
+
+
+class Loaded(Protocol):
+    """A model in memory.
+
+    Attributes:
+        device: Where it runs.
+        input_size: Height and width of the network's last input; None if unknown.
+    """
+
+    device: str
+    input_size: tuple[int, int] | None
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]: ...
+
+    def __call__(self, image: np.ndarray) -> Result:
+        """Return what the model finds in an image, uint8 (H, W, 3), RGB."""
+        ...
 
 
 class Engine:
     """Keeps the last model used, and runs one at a time.
 
     Args:
-        device: Such as 'cpu' or 'cuda:0'. Default: a GPU if available.
-
-    Raises:
-        UserError: There is no such device.
+        device: Such as 'cpu' or 'cuda:0'. Default: a GPU if available, but the CPU for
+            exported files.
     """
 
     def __init__(self, device: str | None = None) -> None:
-        self.device = pick_device(device)
+        self.device = device
         self._model: Model | None = None
-        self._predictor: Predictor | None = None
+        self._loaded: Loaded | None = None
         self._lock = threading.Lock()
-        self._warm: set[tuple[int, ...]] = set()  # input shapes the model has seen
+        self._warm: set[tuple[int, ...]] = set()  # sizes of images the model has seen
 
     def predict(self, model: Model, image: np.ndarray) -> Prediction:
-        """Run a model on an image, uint8 (H, W, 3), BGR.
+        """Run a model on an image, uint8 (H, W, 3), RGB.
 
         Raises:
-            UserError: The model cannot be built.
+            UserError: The model cannot be built, or there is no such device.
             CheckpointError: The checkpoint cannot be obtained or does not fit.
         """
         with self._lock:
             return self._predict(model, image)
 
     def _predict(self, model: Model, image: np.ndarray) -> Prediction:
-        predictor = self._load(model)
-        batch = predictor.prepare([image])
-        shape = batch['inputs'][0].shape
-        if shape not in self._warm:
-            self._forward(predictor, batch)
-            self._warm.add(shape)
+        loaded = self._load(model)
+        if image.shape not in self._warm:
+            loaded(image)
+            self._warm.add(image.shape)
         start = time.perf_counter()
-        sample = self._forward(predictor, batch)
+        result = loaded(image)
         seconds = time.perf_counter() - start
         return Prediction(
-            model.task,
             image,
-            sample.cpu(),
-            predictor.classes,
-            predictor.palette,
+            result,
+            loaded.classes,
+            loaded.palette,
             seconds,
-            self.device,
-            tuple(shape[-2:]),
+            loaded.device,
+            loaded.input_size,
         )
 
-    def _forward(self, predictor: Predictor, batch: dict) -> Any:
-        """Return the data sample of a batch of one, after synchronizing the device."""
-        (sample,) = predictor.forward(batch)
-        if self.device.startswith('cuda'):
-            torch.cuda.synchronize(self.device)
-        return sample
-
-    def _load(self, model: Model) -> Predictor:
-        if self._predictor is not None and model == self._model:
-            return self._predictor
+    def _load(self, model: Model) -> Loaded:
+        if self._loaded is not None and model == self._model:
+            return self._loaded
         # Free the old one first: memory may not suffice for two.
-        self._model = self._predictor = None
+        self._model = self._loaded = None
         self._warm.clear()
+        kind = Exported if model.checkpoint is None else Trained
+        loaded: Loaded = kind(model, self.device)
+        self._model, self._loaded = model, loaded
+        return loaded
+
+
+class Exported:
+    """A file of `mmmeta export`, without PyTorch and the host libraries."""
+
+    input_size: tuple[int, int] | None = None
+
+    def __init__(self, model: Model, device: str | None) -> None:
+        self.device = device or 'cpu'
+        self.model = open_model(Path(model.config), self.device)
+        self.classes = self.model.classes
+        self.palette = self.model.palette
+
+    def __call__(self, image: np.ndarray) -> Result:
+        return self.model(image)
+
+
+class Trained:
+    """A config with its checkpoint, in its host library."""
+
+    input_size: tuple[int, int] | None = None
+
+    def __init__(self, model: Model, device: str | None) -> None:
+        import torch
+
+        from mmmeta.hosts.predictor import build_predictor, pick_device
+
+        assert model.checkpoint is not None
+        self.device = pick_device(device)
         if self.device.startswith('cuda'):
             torch.cuda.empty_cache()
-        predictor = build_predictor(model.config, model.checkpoint, self.device)
-        self._model, self._predictor = model, predictor
-        return predictor
+        self.predictor = build_predictor(model.config, model.checkpoint, self.device)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.predictor.classes  # more, once a result has had more
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        return self.predictor.palette
+
+    def __call__(self, image: np.ndarray) -> Result:
+        from mmmeta.commands.export import host_result
+
+        batch = self.predictor.prepare([image[..., ::-1]])
+        height, width = batch['inputs'][0].shape[-2:]
+        self.input_size = height, width
+        (sample,) = self.predictor.forward(batch)
+        # On the CPU, and so after everything that a GPU was told to do.
+        return host_result(self.predictor, sample)

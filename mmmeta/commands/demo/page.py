@@ -14,6 +14,7 @@ from mmmeta.commands.demo.found import Model, make_model
 from mmmeta.errors import UserError, one_line
 from mmmeta.hosts.images import read_image
 from mmmeta.hosts.libraries import TASKS
+from mmmeta.runtime import Probabilities
 
 THRESHOLD = 0.5
 # What to run if no model was found.
@@ -54,7 +55,7 @@ def shown(yes: bool) -> Literal[True, 'hidden']:
 
 
 def open_image(path: str | None) -> np.ndarray:
-    """Return an image, upright, uint8 (H, W, 3), BGR.
+    """Return an image, upright, uint8 (H, W, 3), RGB.
 
     Raises:
         UserError: There is none, or the file is not an image.
@@ -62,7 +63,7 @@ def open_image(path: str | None) -> np.ndarray:
     if path is None:
         raise UserError('choose an image first: drop one, or select an example')
     try:
-        return read_image(path)
+        return read_image(path)[..., ::-1]
     except ValueError as error:
         raise UserError(
             f'this file cannot be read as an image ({error}); expected an undamaged '
@@ -126,9 +127,13 @@ class Page:
         self.hint = gr.HTML(elem_id='hint', padding=False)
         if self.may_add:
             with gr.Accordion('Another model', open=False):
-                self.config = gr.Textbox(label='Config', placeholder='configs/...py')
+                self.config = gr.Textbox(
+                    label='Config or exported file',
+                    placeholder='configs/...py, or model.onnx',
+                )
                 self.checkpoint = gr.Textbox(
-                    label='Checkpoint', placeholder='a file, or mmmeta://NAME'
+                    label='Checkpoint',
+                    placeholder='a file, or mmmeta://NAME',
                 )
                 self.add = gr.Button('Add', elem_id='add')
         self.image = gr.Image(
@@ -270,8 +275,8 @@ class Page:
             image = open_image(file['path'] if file else None)
             prediction = self.engine.predict(self._chosen(key), image)
             status = note(drawing.timing(prediction))
-            if prediction.task == 'classification':
-                top = drawing.scores(prediction)
+            if isinstance(prediction.result, Probabilities):
+                top = drawing.scores(prediction, prediction.result)
                 return [status, None, top, '', None]
             picture, summary = self.redraw(prediction, threshold)
             return [status, picture, None, summary, prediction]

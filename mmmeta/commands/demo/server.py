@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from mmmeta.commands.demo.page import Page
 
 PORT = 7860
-NUM_EXAMPLES = 4
+NUM_SCENES = 4
+PHOTOGRAPHS = ('cheetah.jpg', 'lion.jpg', 'tower.jpg')  # of Gradio
 
 
 def serve(
@@ -27,18 +29,22 @@ def serve(
     port: int | None = None,
     device: str | None = None,
     browser: bool = True,
+    search: bool = True,
 ) -> int:
     """Serve the page and return the exit status.
 
     Args:
-        given: Models to offer besides those in work_dirs/.
+        given: Models to offer.
         host: Address to listen on. Default: this machine only.
         port: Port to listen on. Default: the first free port from 7860.
         device: Where models run. Default: a GPU if available.
         browser: Open the page in the user's browser. Default: True.
+        search: Also offer the models in work_dirs/. If False, neither PyTorch nor the
+            host libraries are imported for exported files. Default: True.
 
     Raises:
-        UserError: Gradio is not installed, or the port is taken.
+        UserError: Gradio is not installed, the port is taken, or there is no such
+            device.
     """
     port = _find_port(host, port)
     with tempfile.TemporaryDirectory(prefix='mmmeta-demo-') as folder:
@@ -46,7 +52,7 @@ def serve(
         gr = require('gradio', 'demo', 'mmmeta demo')
         from mmmeta.commands.demo.page import CSS
 
-        page = _make_page(given, host, device, Path(folder))
+        page = _make_page(given, host, device, Path(folder), search)
         page.blocks.launch(
             server_name=host,
             server_port=port,
@@ -81,9 +87,8 @@ def _keep_private(folder: str) -> None:
         GRADIO_TEMP_DIR=folder,  # uploads are deleted when the server stops
         NO_PROXY=f'{os.environ.get("NO_PROXY", "")},127.0.0.1,localhost'.lstrip(','),
     )
-    # Warnings of libraries, about which users of the page can do nothing.
-    for text in ('Warning: The (bbox|polygon) is out of bounds', "'HTTP_422"):
-        warnings.filterwarnings('ignore', message=text)
+    # A warning of libraries, about which users of the page can do nothing.
+    warnings.filterwarnings('ignore', message="'HTTP_422")
 
 
 def _find_port(host: str, port: int | None) -> int:
@@ -117,12 +122,20 @@ def _find_port(host: str, port: int | None) -> int:
 
 
 def _make_page(
-    given: list[Model], host: str, device: str | None, folder: Path
+    given: list[Model], host: str, device: str | None, folder: Path, search: bool
 ) -> 'Page':
     from mmmeta.commands.demo.engine import Engine
     from mmmeta.commands.demo.page import Page
 
+    if search:
+        from mmmeta.hosts.predictor import pick_device
+
+        require('torch', 'onedl', 'mmmeta demo without an exported FILE')
+        pick_device(device)  # an error is shown now rather than on the page
+
     def find() -> list[Model]:
+        if not search:
+            return []
         models, left_out = find_models()
         for line in left_out:
             print(f'mmmeta demo: skipped: {printable(line)}', file=sys.stderr)
@@ -130,17 +143,27 @@ def _make_page(
 
     # A config is a program: only those at this machine may name one.
     may_add = host in ('127.0.0.1', 'localhost')
-    return Page(Engine(device), given, find, _make_examples(folder), may_add)
+    examples = [*(_make_scenes(folder) if search else ()), *_photographs(folder)]
+    return Page(Engine(device), given, find, examples, may_add)
 
 
-def _make_examples(folder: Path) -> list[str]:
+def _photographs(folder: Path) -> list[str]:
+    """Copy photographs that come with Gradio, if they do; return their paths."""
+    import gradio
+
+    found = Path(gradio.__file__).parent / 'media_assets/images'
+    paths = [found / name for name in PHOTOGRAPHS if (found / name).is_file()]
+    return [str(shutil.copy(path, folder)) for path in paths]
+
+
+def _make_scenes(folder: Path) -> list[str]:
     """Write a few scenes of the embedded data set; return their paths."""
     import cv2
     import numpy as np
 
     from mmmeta.datasets import make_scene
 
-    paths = [str(folder / f'shapes-{i + 1}.png') for i in range(NUM_EXAMPLES)]
+    paths = [str(folder / f'shapes-{i + 1}.png') for i in range(NUM_SCENES)]
     for i, path in enumerate(paths):
         cv2.imwrite(path, make_scene(np.random.default_rng(i), 256).image)
     return paths
