@@ -47,8 +47,9 @@ def load_config(name: str, options: Mapping[str, Any] | None = None) -> 'Config'
 
     Raises:
         UserError: It does not exist, cannot be read, or does not accept an option.
+        MissingLibraryError: MMEngine is not installed.
     """
-    from mmengine.config import Config
+    Config = require('mmengine.config', 'onedl', f'config {name}').Config  # noqa: N806
 
     close_doors()  # do not execute code in files that a config names
     if '::' not in name and not osp.isfile(name):
