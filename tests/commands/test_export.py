@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import playwright
 import pytest
 import torch
 from odd_models import LINEAR, classifier, detector, write
@@ -16,7 +17,7 @@ from tiny_models import write_model, write_picture
 from mmmeta.cli import main
 from mmmeta.errors import UserError
 from mmmeta.export import files
-from mmmeta.runtime import open_model
+from mmmeta.runtime import open_model, read_metadata
 
 
 @pytest.fixture(scope='module')
@@ -84,6 +85,25 @@ def test_pytorch_is_not_imported(exported, tmp_path):
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=False)
     assert done.returncode == 0
     assert json.loads((tmp_path / 'predictions/images.json').read_text())['images']
+
+
+def test_the_web_example_reads_the_metadata(exported, root):
+    """By JavaScript of its own, since onnxruntime-web does not give them."""
+    node = Path(playwright.__file__).parent / 'driver/node'
+    source = (root / 'examples/web/detector.js').read_text()
+    code = (
+        f'const source = {json.dumps(source)};\n'
+        "const url = 'data:text/javascript,' + encodeURIComponent(source);\n"
+        'const { metadataOf } = await import(url);\n'
+        "const bytes = (await import('node:fs')).readFileSync(process.argv[1]);\n"
+        'console.log(JSON.stringify(metadataOf(bytes)));\n'
+    )
+    done = subprocess.run(
+        [node, '--input-type=module', '-e', code, exported],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    assert json.loads(done.stdout) == read_metadata(exported)
 
 
 def test_half_as_large(tmp_path, capsys):
