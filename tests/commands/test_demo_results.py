@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.Image import Resampling
 from tiny_models import write_model
 
 from mmmeta.cli import main
 from mmmeta.commands.demo.engine import Engine, Prediction
 from mmmeta.commands.demo.found import find_models, make_model
+from mmmeta.runtime import Detections
 
 gr = pytest.importorskip('gradio')
 
@@ -92,6 +95,31 @@ def test_objects_are_counted_where_they_cannot_be_drawn(tmp_path, image, monkeyp
     status, picture, _, summary, again = page.run(model.key, None, 0)
     assert 'Model: ' in status and picture is None and again is not None
     assert '<strong>8 objects</strong>' in summary and 'no font' in summary
+
+
+def test_masks_are_outlined_and_odd_objects_are_shown(image):
+    from mmmeta.commands.demo.drawing import describe, draw
+
+    masks = np.zeros((3, 40, 48), bool)
+    masks[0, 10:30, 10:30] = True
+    found = Detections(
+        np.array([[5, 5, 35, 35], [40, 30, 60, 60], [0, 0, 9, 9]], np.float32),
+        np.array([0.9, 0.8, np.nan], np.float32),
+        np.array([0, 9, 0]),  # the second is of a class without a name
+        masks,
+    )
+    palette = ((0, 0, 0), (9, 9, 9))
+    prediction = Prediction(image, found, ('<b>', 'c'), palette, 1.0, 'cpu', None)
+    text = describe(prediction, 0.1)
+    assert text.startswith('<strong>2 objects</strong>')
+    assert text.endswith(': 1 &lt;b&gt;, 1 9')
+    picture = draw(prediction, 0.1)
+    assert picture.shape == (560, 672, 3)
+    # Of the mask, 14 times as large: its color, and its border.
+    plain = np.asarray(Image.fromarray(image).resize((672, 560), Resampling.BICUBIC))
+    inside = (slice(200, 400), slice(200, 400))
+    np.testing.assert_allclose(picture[inside], 0.4 * plain[inside], atol=0.51)
+    assert (picture[300, [140, 419]] == 255).all()
 
 
 def test_folders_that_are_half_there_are_no_obstacle(tmp_path):
