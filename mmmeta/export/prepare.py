@@ -74,7 +74,8 @@ def _pillow_weights(x: Tensor, full: Size, new: Size, mode: str) -> Tensor:
     unit = torch.sym_max(full, new)
     pixels = 2 * torch.arange(full, device=x.device) + 1
     middles = 2 * torch.arange(new, device=x.device)[:, None] + 1
-    distance = (pixels * new - middles * full).abs().to(x) / (2 * unit)
+    offsets: Any = pixels * new - middles * full
+    distance: Any = offsets.abs().to(x) / (2 * unit)
     if mode == 'bilinear':
         weights = (1 - distance).clamp(min=0)
     else:
