@@ -19,12 +19,13 @@ ALLOWED = {
     'utils': {'models'},
     'commands': {
         *('hosts', 'datasets', 'optimized', 'models', 'weights', 'ops', 'archs'),
-        *('export', 'runtime'),
+        *('export', 'runtime', 'data'),
     },
     'export': {'hosts', 'weights', 'runtime'},
     'runtime': set(),  # neither PyTorch nor what needs it
     'hosts': {'models', 'weights', 'ops'},
-    'datasets': set(),
+    'data': {'runtime'},
+    'datasets': {'data'},
     'optimized': {'models', 'ops'},
     'models': {'ops', 'weights', 'archs'},
     'ops': set(),
