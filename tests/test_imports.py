@@ -24,7 +24,7 @@ ALLOWED = {
     'export': {'hosts', 'weights', 'runtime'},
     'runtime': set(),  # neither PyTorch nor what needs it
     'hosts': {'models', 'weights', 'ops'},
-    'data': {'runtime'},
+    'data': {'hosts', 'runtime'},  # of hosts, what needs no PyTorch
     'datasets': {'data'},
     'optimized': {'models', 'ops'},
     'models': {'ops', 'weights', 'archs'},

@@ -99,9 +99,9 @@ def load_picture(path: str | os.PathLike) -> 'Image.Image':
         ValueError: It cannot be read, is truncated or has too many pixels; says why.
         UserError: The limit of pixels is not a number.
     """
-    limit = _max_pixels()
+    limit = max_pixels()
     try:
-        with _open(path) as image:
+        with open_picture(path) as image:
             width, height = image.size
             if width * height > limit:
                 raise ValueError(
@@ -114,7 +114,7 @@ def load_picture(path: str | os.PathLike) -> 'Image.Image':
         raise ValueError(one_line(error)) from error
 
 
-def _open(path: str | os.PathLike) -> 'Image.Image':
+def open_picture(path: str | os.PathLike) -> 'Image.Image':
     """Open an image of any size, without Pillow's own less informative limit."""
     from PIL import Image
 
@@ -126,7 +126,12 @@ def _open(path: str | os.PathLike) -> 'Image.Image':
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _max_pixels() -> int:
+def max_pixels() -> int:
+    """Return the largest number of pixels of an image that is read.
+
+    Raises:
+        UserError: The variable is not a number.
+    """
     text = os.environ.get(VARIABLE) or str(MAX_PIXELS)
     if not text.isdigit():
         raise UserError(f'{VARIABLE} must be a number of pixels, got {text!r}')

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path, PurePath
 
 from mmmeta.commands.files import unique_name
-from mmmeta.commands.folders import files_in, is_in
+from mmmeta.data.folders import files_in, is_in
 from mmmeta.errors import UserError
 
 SUFFIXES = ['.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from mmmeta.commands.folders import files_in
+from mmmeta.data.folders import files_in
 from mmmeta.errors import UserError, one_line
 from mmmeta.hosts.classes import num_outputs
 from mmmeta.hosts.images import load_picture
