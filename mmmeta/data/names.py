@@ -19,6 +19,7 @@ LISTS = (
 )
 # What the class of everything else is called.
 BACKGROUND = {'background', '_background_', 'bg', 'unlabeled', 'unlabelled', 'void'}
+_COLOR = re.compile(r'(?<!\d)(\d{1,3})[ ,\t]+(\d{1,3})[ ,\t]+(\d{1,3})(?!\d)')
 
 
 @dataclass
@@ -72,7 +73,7 @@ def _json(tree: Tree, name: str) -> Names:
 
 
 def _lines(lines: list[str]) -> Names:
-    """Return the classes of `name`, CVAT's `name:r,g,b:parts:` or `r g b name` lines."""
+    """Return the classes of lines `name`, `name:r,g,b::` (CVAT) or `r g b name`."""
     found = Names()
     for line in lines:
         color = re.search(

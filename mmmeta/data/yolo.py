@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 from mmmeta.data.faults import WARNING, Faults
 from mmmeta.data.images import inspect_all
+from mmmeta.data.masks import bounds
 from mmmeta.data.model import Box, DataSet, Item, Object, Split, task_of
 from mmmeta.data.names import read_list
 from mmmeta.data.text import read_text, read_yaml, sniff
-from mmmeta.data.tree import SUFFIXES, Tree, base, folder, in_order, split_of, stem
+from mmmeta.data.tree import Tree, base, folder, in_order, split_of, stem
 
 LAYOUT = (
     'YOLO: data.yaml with "names", "train" and "val"; images/train/NAME.jpg and '
@@ -296,7 +296,7 @@ class _Labels:
             return Object(int(label), box, where=where)
         sides = item.width, item.height
         points = [v * sides[i % 2] for i, v in enumerate(values)]
-        return Object(int(label), bounds(points), [points], where=where)
+        return Object(int(label), bounds([points]), [points], where=where)
 
 
 def _pixels(values: list[float], item: Item) -> Box:
@@ -311,14 +311,3 @@ def _pixels(values: list[float], item: Item) -> Box:
         for v in (left, top, w * item.width, h * item.height)
     )
     return left, top, width, height
-
-
-def bounds(points: list[float]) -> Box:
-    """Return the box around points [x, y, x, y, ...]."""
-    xs, ys = points[0::2], points[1::2]
-    return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
-
-
-def is_image(path: Path) -> bool:
-    """Whether a path has the suffix of an image."""
-    return path.suffix.lower() in SUFFIXES
