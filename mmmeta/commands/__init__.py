@@ -18,6 +18,7 @@ COMMANDS = {
         'info': 'show details of a model or checkpoint',
         'download': 'download published checkpoints in advance',
         'convert': 'write a checkpoint in another layout',
+        'data': 'say what a data set is and what is wrong with it, and convert it',
         'predict': 'run a detector, segmentor or classifier on images',
         'export': 'write a trained model as one file: ONNX, OpenVINO or PyTorch',
         'validate': 'measure top-1 and top-5 accuracy on a folder of class folders',

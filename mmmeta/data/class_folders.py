@@ -23,15 +23,12 @@ def find(tree: Tree) -> dict[str, str]:
     tops = _folders(tree, '')
     splits = {NAMES[top.lower()]: top for top in tops if top.lower() in NAMES}
     splits = splits or {'train': ''}
+    full = {tuple(name.split('/')[:2]) for name in tree.images}
     for start in splits.values():
         classes = [c for c in _folders(tree, start) if c.lower() not in NO_CLASSES]
-        prefix = f'{start}/' if start else ''
-        full = [
-            c
-            for c in classes
-            if any(n.startswith(f'{prefix}{c}/') for n in tree.images)
-        ]
-        if len(classes) > 1 and full:
+        inside = {path[1] for path in full if path[0] == start and len(path) > 1}
+        inside = inside if start else {path[0] for path in full}
+        if len(classes) > 1 and inside & set(classes):
             return splits
     return {}
 

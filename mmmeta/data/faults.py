@@ -339,7 +339,7 @@ class Faults:
         found = []
         for kind, (count, path, where, detail, severity) in self._found.items():
             row = KINDS[kind]
-            place = f'{path or "the data set"} {where}'.rstrip()
+            place = f'{path} {where}'.strip() or 'the data set'
             detail = f' ({detail})' if detail else ''
             if count == 1:
                 text = f'{place}: {row.one}{detail}; {row.expected}'

@@ -17,11 +17,11 @@ from mmmeta.data.names import BACKGROUND, Names, read_names
 from mmmeta.data.pairs import Pairs, ending
 from mmmeta.data.tree import Tree, folder, in_order
 from mmmeta.errors import one_line
+from mmmeta.hosts.classes import class_colors
 from mmmeta.hosts.images import load_picture
 
 LAYOUT = 'maps: images/train/NAME.jpg and annotations/train/NAME.png, or NAME_mask.png'
 MOST = 256  # classes
-SAMPLES = 50  # maps whose palettes are compared
 
 
 class Values(NamedTuple):
@@ -236,11 +236,10 @@ def _of_values(
             given = [by_color.get(palette.get(i, -1), str(i)) for i in range(top)]
     if values <= {0, IGNORED} and IGNORED in values and len(given) in (0, 1, 2):
         faults.add('map-binary', '')
-        titles = (
-            given if len(given) == 2 else ['background', *(given or ['foreground'])]
-        )
+        if len(given) < 2:
+            given = ['background', *(given or ['foreground'])]
         colors = [(0, 0, 0), (255, 255, 255)]
-        return Maps('binary', {0: 0, IGNORED: 1}, colors, False), titles
+        return Maps('binary', {0: 0, IGNORED: 1}, colors, False), given
     highest = max(used, default=-1)
     if names.values and len(names.values) == len(given):
         if names.values == list(range(1, len(given) + 1)):  # ADE20K's
@@ -267,13 +266,12 @@ def _indices(
     names: list[str], palette: dict[int, int], direct: bool, offset: int
 ) -> tuple[Maps, list[str]]:
     """Return maps whose values are indices, plus 1 if `offset` is 1."""
-    random = np.random.RandomState(42).randint(0, 256, (len(names), 3)).tolist()
-    colors: list[Color] = []
-    for i, (r, g, b) in enumerate(random):
-        known = palette.get(i + offset)
-        colors.append((r, g, b) if known is None else _unpack(known))
+    known = [palette.get(i + offset) for i in range(len(names))]
+    colors = class_colors(
+        [None if c is None else _unpack(c) for c in known], len(names)
+    )
     classes = {i + offset: i for i in range(len(names))}
-    return Maps('index', classes, colors, direct, bool(offset)), names
+    return Maps('index', classes, list(colors), direct, bool(offset)), names
 
 
 def _some(values: Iterable[int]) -> str:

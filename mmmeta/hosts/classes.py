@@ -29,7 +29,7 @@ class ClassNames:
     def extended(self, count: int) -> 'ClassNames':
         """Return a copy with numbers and random colors up to `count` classes."""
         return ClassNames(
-            _names(list(self.classes), count), _colors(list(self.palette), count)
+            _names(list(self.classes), count), class_colors(list(self.palette), count)
         )
 
 
@@ -63,7 +63,7 @@ def class_names(
             names, known = [], {}
     size = max(len(names), count)
     palette = _list(known.get('palette'))
-    return ClassNames(_names(names, size), _colors(palette, size), remark)
+    return ClassNames(_names(names, size), class_colors(palette, size), remark)
 
 
 def num_outputs(model: 'nn.Module') -> int:
@@ -122,8 +122,8 @@ def _names(names: list[Any], count: int) -> tuple[str, ...]:
     return tuple(name if name.strip() else str(i) for i, name in enumerate(text))
 
 
-def _colors(palette: list[Any], count: int) -> tuple[Color, ...]:
-    """Return colors by index; random ones replace invalid or missing ones."""
+def class_colors(palette: list[Any], count: int) -> tuple[Color, ...]:
+    """Return colors, RGB, by index; random ones replace invalid or missing ones."""
     import numpy as np
 
     # The first random colors are the same for any count.

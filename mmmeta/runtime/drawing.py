@@ -1,5 +1,6 @@
 """Pictures of results, with Pillow."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -45,7 +46,7 @@ def draw(
         return _draw_detections(model, image, result, score_thr)
     colors = np.array(model.palette, np.uint8)
     if isinstance(result, LabelMap):
-        return _mixed(image, colors[result.labels])
+        return mixed(image, colors[result.labels])
     lines = [
         f'{name_of(model, i)}: {result.values[i]:.3f}'
         for i in np.argsort(-result.values, kind='stable')[:TOP]
@@ -53,7 +54,7 @@ def draw(
     picture = Image.fromarray(image)
     scale = max(1, round(256 / min(picture.size)))
     picture = picture.resize([side * scale for side in picture.size])
-    _write(ImageDraw.Draw(picture), (4, 4), '\n'.join(lines), (0, 0, 0), picture)
+    write(ImageDraw.Draw(picture), (4, 4), '\n'.join(lines), (0, 0, 0), picture)
     return np.asarray(picture)
 
 
@@ -61,21 +62,47 @@ def _draw_detections(
     model: Classes, image: np.ndarray, found: Detections, score_thr: float
 ) -> np.ndarray:
     order = np.flatnonzero(found.scores >= score_thr)[::-1]  # the best on top
+    labels = found.labels[order]
+    return draw_boxes(
+        image,
+        found.boxes[order].tolist(),
+        [_color(model, label) for label in labels],
+        [
+            f'{name_of(model, label)} {score:.2f}'
+            for label, score in zip(labels, found.scores[order], strict=True)
+        ],
+        [] if found.masks is None else list(found.masks[order]),
+    )
+
+
+def draw_boxes(
+    image: np.ndarray,
+    boxes: Sequence[Sequence[float]],
+    colors: Sequence[tuple[int, int, int]],
+    texts: Sequence[str],
+    masks: Sequence[np.ndarray | None] = (),
+) -> np.ndarray:
+    """Return an image with boxes, masks and texts, uint8 (H, W, 3), RGB.
+
+    Args:
+        image: uint8 (H, W, 3), RGB.
+        boxes: Of each object x1, y1, x2, y2 in pixels; the last one is on top.
+        colors: Of each object, RGB.
+        texts: Of each object.
+        masks: Of each object bool (H, W) or None. Default: none.
+    """
     width = max(2, round(min(image.shape[:2]) / 300))
-    if found.masks is not None:
+    if masks:
         image = image.copy()
-        for i in order:
-            mask = found.masks[i]
-            image[mask] = _mixed(image[mask], _color(model, found.labels[i]))
+    for color, mask in zip(colors, masks, strict=False):
+        if mask is not None:
+            image[mask] = mixed(image[mask], color)
             image[_border(mask, width - 1)] = 255
     picture = Image.fromarray(image)
     brush = ImageDraw.Draw(picture)
-    for i in order:
-        x1, y1, x2, y2 = found.boxes[i].tolist()
-        color = _color(model, found.labels[i])
+    for (x1, y1, x2, y2), color, text in zip(boxes, colors, texts, strict=True):
         brush.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=width)
-        text = f'{name_of(model, found.labels[i])} {found.scores[i]:.2f}'
-        _write(brush, (x1, y1), text, color, picture)
+        write(brush, (x1, y1), printable(text), color, picture)
     return np.asarray(picture)
 
 
@@ -83,7 +110,7 @@ def _color(model: Classes, label: int) -> tuple[int, int, int]:
     return model.palette[label % len(model.palette)]
 
 
-def _write(
+def write(
     brush: ImageDraw.ImageDraw,
     place: tuple[float, float],
     text: str,
@@ -100,9 +127,10 @@ def _write(
     brush.text((x + 1, y + 1), text, (255,) * 3 if dark else (0,) * 3, font)
 
 
-def _mixed(pixels: np.ndarray, color: ArrayLike) -> np.ndarray:
-    mixed = (1 - OPACITY) * pixels + OPACITY * np.asarray(color)
-    return mixed.round().astype(np.uint8)
+def mixed(pixels: np.ndarray, color: ArrayLike) -> np.ndarray:
+    """Return pixels, uint8 (..., 3), mixed with a color or colors of that shape."""
+    found = (1 - OPACITY) * pixels + OPACITY * np.asarray(color)
+    return found.round().astype(np.uint8)
 
 
 def _border(mask: np.ndarray, width: int) -> np.ndarray:
