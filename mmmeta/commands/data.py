@@ -179,15 +179,21 @@ def _class_table(facts: dict[str, Any]) -> list[str]:
     """Return the classes with their numbers in each split."""
     splits = facts['splits']
     what = {'segmentation': 'pixels', 'classification': 'images'}
-    names = [printable(name) for name in facts['classes'][:MOST]]
-    width = max(map(len, [*names, 'class']), default=5)
+
+    def total(label: int) -> int:
+        return sum(s['counts'][facts['classes'][label]] for s in splits.values())
+
+    labels = sorted(range(len(facts['classes'])), key=total, reverse=True)[:MOST]
+    names = {i: printable(facts['classes'][i]) for i in sorted(labels)}
+    width = max(map(len, [*names.values(), 'class']))
     head = f'{"":>4} {"class":{width}}' + ''.join(f' {name:>12}' for name in splits)
     lines = [f'{head}  {what.get(facts["task"], "boxes")}']
-    for i, name in enumerate(names):
+    for i, name in names.items():
         counts = [split['counts'][facts['classes'][i]] for split in splits.values()]
         lines.append(f'{i:4} {name:{width}}' + ''.join(f' {n:12,}' for n in counts))
     if len(facts['classes']) > MOST:
-        lines.append(f'     ... {len(facts["classes"]) - MOST} more (--json has all)')
+        rest = len(facts['classes']) - MOST
+        lines.append(f'     ... and {rest} with fewer (--json has all)')
     return lines
 
 

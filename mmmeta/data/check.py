@@ -195,7 +195,7 @@ def _check_classes(data: DataSet) -> None:
 
 
 def count_classes(items: list[Item]) -> Counter[int]:
-    """Return the number of objects of each class; of maps, of pixels; else of images."""
+    """Return the number of objects, of pixels or of images of each class."""
     counts: Counter[int] = Counter()
     for item in items:
         counts.update(thing.label for thing in item.objects if not thing.crowd)

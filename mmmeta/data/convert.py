@@ -28,6 +28,8 @@ from mmmeta.data.picture import colors_of
 from mmmeta.data.tree import base, stem
 from mmmeta.errors import UserError, one_line
 
+OF_MAPS = ('map_size', 'counts')  # what is known of an item of maps
+
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
@@ -50,7 +52,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def put_image(item: Item, data: DataSet, target: Path) -> bool:
-    """Link or copy an item's image, or write the embedded one; False if there is none."""
+    """Link or copy an item's image, or write the embedded one; False without one."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if item.embedded:
         target.write_bytes(image_content(data.root / item.source))
@@ -160,7 +162,7 @@ def write_coco(data: DataSet, folder: Path) -> list[str]:
     if plain:
         lost.append(f'class {data.classes[0]!r} is where no other class is')
     lost += _left_out(
-        ignored, 'maps had pixels without a class, which COCO cannot mark'
+        ignored, 'maps have pixels without a class, which COCO cannot say'
     )
     return lost + _left_out(missing, 'images are missing and were left out')
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from mmmeta.data import masks
 from mmmeta.data.maps import read_map
-from mmmeta.data.model import IGNORED, Color, DataSet, Item
+from mmmeta.data.model import IGNORED, Color, DataSet, Item, Object
 from mmmeta.errors import printable
 from mmmeta.hosts.classes import class_colors
 from mmmeta.hosts.images import load_picture
@@ -16,6 +16,7 @@ from mmmeta.runtime.drawing import draw_boxes, mixed, write
 COUNT, COLUMNS = 8, 4
 TILE = (480, 400)  # pixels, of which the last rows have the file's name
 LINE = 24
+NAMED = 6  # classes of a map
 FEW = 30  # objects; of images with more, only the largest have names
 
 
@@ -74,7 +75,7 @@ def _tile(data: DataSet, item: Item, colors: list[Color]) -> Image.Image:
     tile.paste(drawn, (4, 4))
     text = f'{item.name}: {_caption(data, item)}'
     room_for = TILE[0] // 7
-    text = text if len(text) <= room_for else f'...{text[-room_for:]}'
+    text = text if len(text) <= room_for else f'{text[: room_for - 3]}...'
     place = 4, TILE[1] - LINE + 2
     write(ImageDraw.Draw(tile), place, printable(text), (255, 255, 255), tile)
     return tile
@@ -89,21 +90,10 @@ def _draw(
         values = np.asarray(labels.resize((width, height), Image.Resampling.NEAREST))
         table = np.zeros((256, 3), np.uint8)
         table[: len(colors)] = colors[:256]
-        there = (values != IGNORED)[..., None]
-        return np.where(there, mixed(image, table[values]), image)
+        image = blend(image, table[values], values != IGNORED)
+        return _name_regions(image, values, data.classes, colors)
     order = sorted(item.objects, key=lambda o: -o.box[2] * o.box[3])
-    found: list[np.ndarray | None] = []
-    for thing in order:
-        try:
-            mask = (
-                masks.decode(thing, item.height, item.width) if thing.masked else None
-            )
-        except ValueError:
-            mask = None
-        if mask is not None:
-            small = Image.fromarray(mask).resize((width, height))
-            mask = np.asarray(small)
-        found.append(mask)
+    found = [_mask(item, thing, (width, height)) for thing in order]
     boxes, texts = [], []
     for i, thing in enumerate(order):
         x, y, w, h = (v * scale for v in thing.box)
@@ -112,6 +102,34 @@ def _draw(
         texts.append((f'{name} (crowd)' if thing.crowd else name) if i < FEW else '')
     picked = [colors[thing.label] for thing in order]
     return draw_boxes(image, boxes, picked, texts, found)
+
+
+def _mask(item: Item, thing: Object, size: tuple[int, int]) -> np.ndarray | None:
+    """Return an object's mask in a size, width and height; None if it has none."""
+    if not thing.masked:
+        return None
+    try:
+        mask = masks.decode(thing, item.height, item.width)
+    except ValueError:  # a problem of the data set, which says so
+        return None
+    return np.asarray(Image.fromarray(mask).resize(size))
+
+
+def _name_regions(
+    image: np.ndarray, labels: np.ndarray, classes: list[str], colors: list[Color]
+) -> np.ndarray:
+    """Return an image with the names of the largest classes of its map."""
+    picture = Image.fromarray(image)
+    counts = np.bincount(labels.ravel(), minlength=256)[: len(classes)]
+    for label in np.argsort(-counts, kind='stable')[:NAMED].tolist():
+        ys, xs = np.nonzero(labels == label)
+        if len(ys):
+            # The pixel of the class that is the nearest to its center.
+            near = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+            place = float(xs[near]), float(ys[near])
+            text = printable(classes[label].partition(';')[0])
+            write(ImageDraw.Draw(picture), place, text, colors[label], picture)
+    return np.asarray(picture)
 
 
 def _caption(data: DataSet, item: Item) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+from mmmeta.datasets._formats import FORMATS, write_shapes
 from mmmeta.datasets.shapes import describe_shapes, make_shapes
+from mmmeta.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,39 +17,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='python -m mmmeta.datasets',
         description='Make the shapes data set, unless it already exists.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument('--root', default='data/shapes', help='its folder')
-    parser.add_argument(
-        '--num-train', type=int, default=1000, help='number of training images'
     )
     parser.add_argument(
-        '--num-val', type=int, default=200, help='number of validation images'
+        '--root', help='its folder (default: data/shapes, or data/shapes_FORMAT)'
     )
     parser.add_argument(
-        '--size', type=int, default=256, help='height and width of the images in pixels'
+        '--format',
+        choices=FORMATS,
+        help='write a new folder in a format that `mmmeta data` reads (default: COCO '
+        'with semantic maps and class folders besides)',
     )
-    parser.add_argument('--seed', type=int, default=0, help='random seed')
+    parser.add_argument(
+        '--num-train',
+        type=int,
+        default=1000,
+        help='number of training images (default: 1000)',
+    )
+    parser.add_argument(
+        '--num-val',
+        type=int,
+        default=200,
+        help='number of validation images (default: 200)',
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        default=256,
+        help='height and width of the images in pixels (default: 256)',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='random seed (default: 0)')
     parser.add_argument(
         '--easy',
         action='store_true',
         help='few shapes, none of them small or mostly hidden',
     )
     args = parser.parse_args(argv)
+    root = args.root or '_'.join(filter(None, ('data/shapes', args.format)))
+    params: dict[str, Any] = dict(
+        num_train=args.num_train,
+        num_val=args.num_val,
+        size=args.size,
+        seed=args.seed,
+        easy=args.easy,
+    )
     try:
-        root = make_shapes(
-            args.root,
-            num_train=args.num_train,
-            num_val=args.num_val,
-            size=args.size,
-            seed=args.seed,
-            easy=args.easy,
-        )
-    except (ValueError, OSError) as error:
+        if args.format:
+            print(f'{write_shapes(root, args.format, **params)}: {args.format}')
+            return 0
+        place = make_shapes(root, **params)
+    except (UserError, ValueError, OSError) as error:
         print(f'{parser.prog}: error: {error}', file=sys.stderr)
         return 1
-    print(f'The shapes data set is in {root}')
-    print(describe_shapes(root))
+    print(f'The shapes data set is in {place}')
+    print(describe_shapes(place))
     return 0
 
 
