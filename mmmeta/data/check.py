@@ -84,6 +84,8 @@ def _size(size: tuple[int, int]) -> str:
 
 def _check_object(item: Item, thing: Object, classes: int, faults: Faults) -> None:
     x, y, width, height = thing.box
+    # A wrong size of the image is a fault of its own.
+    size = item.stated or (item.width, item.height)
     if classes and not 0 <= thing.label < classes:
         detail = f'{thing.label}, expected 0 to {classes - 1}'
         faults.add('label-range', item.source, thing.where, detail)
@@ -91,18 +93,18 @@ def _check_object(item: Item, thing: Object, classes: int, faults: Faults) -> No
     if width <= 0 or height <= 0:
         faults.add('box-empty', item.source, thing.where, shown)
     elif item.width:
-        shown += f', the image is {item.width}x{item.height}'
+        shown += f', the image is {_size(size)}'
         right, bottom = x + width, y + height
-        if right <= 0 or bottom <= 0 or x >= item.width or y >= item.height:
+        if right <= 0 or bottom <= 0 or x >= size[0] or y >= size[1]:
             faults.add('box-outside', item.source, thing.where, shown)
         elif (
             min(x, y) < -TOLERANCE
-            or right > item.width + TOLERANCE
-            or bottom > item.height + TOLERANCE
+            or right > size[0] + TOLERANCE
+            or bottom > size[1] + TOLERANCE
         ):
             faults.add('box-over-edge', item.source, thing.where, shown)
     if thing.masked and item.width:
-        kind, detail = masks.fault(thing, item.height, item.width)
+        kind, detail = masks.fault(thing, size[1], size[0])
         if kind:
             faults.add(kind, item.source, thing.where, detail)
 

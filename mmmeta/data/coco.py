@@ -9,6 +9,7 @@ from typing import Any
 from mmmeta.data.faults import Faults
 from mmmeta.data.locate import find_image, image_folder, report_unused
 from mmmeta.data.model import Box, DataSet, Item, Object, Split, task_of
+from mmmeta.data.names import LISTS
 from mmmeta.data.text import read_json, sniff
 from mmmeta.data.tree import Tree, base, folder, in_order, split_of
 
@@ -60,6 +61,7 @@ def read(tree: Tree, files: list[str]) -> DataSet:
         if missing:
             faults.add('file-unreadable', name, '', f'no list "{missing[0]}"')
         splits[split or 'train'] = reader.split(name, content, split, source)
+    _report_others(tree, files, splits, faults)
     splits = in_order(splits)
     reader.drop_group(splits)
     items = [item for split in splits.values() for item in split.items]
@@ -74,6 +76,22 @@ def read(tree: Tree, files: list[str]) -> DataSet:
         reader.lost,
         list(reader.names),
     )
+
+
+def _report_others(
+    tree: Tree, files: list[str], splits: dict[str, Split], faults: Faults
+) -> None:
+    """Record JSON files beside those of COCO that are not COCO's."""
+    places = {folder(name) for name in files}
+    for name in tree.having('.json'):
+        known = name in files or base(name).startswith(OTHERS) or base(name) in LISTS
+        if known or folder(name) not in places:
+            continue
+        split = split_of(base(name))[0]
+        if split and split not in splits:
+            faults.add('file-unreadable', name, '', 'no list "images"')
+        else:
+            faults.add('file-unused', name, '', 'no list "images"')
 
 
 class _Reader:
@@ -168,12 +186,14 @@ class _Reader:
             self.faults.add('id-missing', file, '', 'no categories')
         if not self.names:
             self.names = names
-        elif names != self.names:
+        elif list(names.items()) != list(self.names.items()):
             detail = f'{len(names)} categories, the training split has others'
             different = set(names.items()) ^ set(self.names.items())
             if different:
                 key, name = min(different, key=str)
                 detail += f', such as {name!r} (id {key})'
+            elif names:
+                detail = 'they are in another order than in the training split'
             self.faults.add('class-count', file, 'categories', detail)
         places = {name: i for i, name in enumerate(self.names.values())}
         if len(places) < len(self.names):  # names that repeat

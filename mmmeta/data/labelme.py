@@ -17,7 +17,7 @@ from mmmeta.data.faults import Faults
 from mmmeta.data.locate import report_unused
 from mmmeta.data.masks import bounds, encode
 from mmmeta.data.model import Box, DataSet, Item, Object, Split, task_of
-from mmmeta.data.names import read_names
+from mmmeta.data.names import LISTS, read_names
 from mmmeta.data.text import read_json, sniff
 from mmmeta.data.tree import Tree, base, folder, in_order, split_of, stem
 
@@ -33,7 +33,10 @@ def find(tree: Tree) -> list[str]:
         text = sniff(tree, name)
         if '"shapes"' in text and ('"imagePath"' in text or '"imageData"' in text):
             found.append(name)
-    return found
+    # Damaged ones may not have both.
+    places = {folder(name) for name in found}
+    beside = [name for name in tree.having('.json') if folder(name) in places]
+    return [name for name in beside if base(name) not in LISTS]
 
 
 def read(tree: Tree, files: list[str]) -> DataSet:

@@ -42,12 +42,12 @@ def image_folder(tree: Tree, names: Sequence[str], split: str, near: str) -> str
 
 
 def find_image(
-    tree: Tree, start: str, name: str, faults: Faults, source: str, where: str = ''
+    tree: Tree, start: str, name: str, faults: Faults, source: str, where: str
 ) -> str:
     """Return the path of an image, relative to the root.
 
-    That it is missing is recorded as a fault, unless another folder has the only file
-    of this name; that is a fault of its own.
+    That it is missing is recorded as a fault, unless another folder, but not one of
+    another split, has the only file of this name; that is a fault of its own.
 
     Args:
         tree: Has the images.
@@ -60,8 +60,12 @@ def find_image(
     path = f'{start}/{name}' if start else name
     if path in tree.known:
         return path
+    split = split_of(source)[0]
     found = [
-        p for p in tree.by_base.get(base(name).lower(), ()) if base(p) == base(name)
+        other
+        for other in tree.by_base.get(base(name).lower(), ())
+        if base(other) == base(name)
+        and (not split or split_of(folder(other))[0] in ('', split))
     ]
     if len(found) == 1:
         faults.add('image-path', source, where, f'{name} is {found[0]}')

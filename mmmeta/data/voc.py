@@ -89,12 +89,14 @@ class _Reader:
     def __init__(self, tree: Tree) -> None:
         self.tree, self.faults = tree, Faults()
         self.lost: dict[str, int] = {}
+        self.failed: set[str] = set()  # names of files that are faults already
 
     def file(self, file: str) -> tuple[Item, list[_Found]] | None:
         try:
             top = _parse((self.tree.root / file).read_bytes())
         except (OSError, ElementTree.ParseError, ValueError) as error:
             self.faults.add('file-unreadable', file, '', str(error))
+            self.failed.add(base(stem(file)))
             return None
         given = (top.findtext('filename') or '').strip().replace('\\', '/')
         path = self._image(file, base(given))
@@ -106,6 +108,7 @@ class _Reader:
         if path is None:
             detail = f'no image {base(given) or base(stem(file))}'
             self.faults.add('annotation-alone', file, '', detail)
+            self.failed.add(base(stem(file)))
             return None
         width, height = (
             _number(top.findtext(f'size/{k}')) for k in ('width', 'height')
@@ -209,6 +212,8 @@ def _splits(tree: Tree, entries: dict[str, Item], reader: _Reader) -> dict[str, 
             }
             for number, row in _rows(tree, name, reader.faults):
                 key = base(row)
+                if key in reader.failed:
+                    continue
                 if key not in by_name:
                     detail = f'{key} has no XML file or no image'
                     reader.faults.add('file-missing', name, f'line {number}', detail)
