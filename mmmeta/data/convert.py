@@ -227,10 +227,9 @@ def write_png(data: DataSet, folder: Path) -> list[str]:
             values.
     """
     if data.task not in ('segmentation', 'instances'):
-        what = (
-            'boxes have no masks' if data.task == 'detection' else 'there are no masks'
+        raise UserError(
+            'maps need a mask for each object, which this data set does not have'
         )
-        raise UserError(f'{what} that maps could have; expected masks for all objects')
     objects = data.task == 'instances'
     classes = ['background', *data.classes] if objects else data.classes
     if len(classes) > IGNORED:

@@ -212,7 +212,7 @@ def _of_colors(
         faults.add('map-lossy', '', '', f'{len(colors)} colors in all')
         colors = colors[:MOST]
     known = names.names if len(names.names) == len(colors) else None
-    titles = known or [f'#{color:06x}' for color in colors]
+    titles = known or [f'color_{color:06x}' for color in colors]
     if not known and colors[:1] == [0]:
         titles[0] = 'background'
     classes = {color: i for i, color in enumerate(colors)}

@@ -36,7 +36,7 @@ class Tree:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        start = len(str(root).rstrip(os.sep)) + 1
+        start = 0 if root == Path() else len(str(root).rstrip(os.sep)) + 1
         names = (str(path)[start:] for path in files_in(root, by_name=True))
         self.files = sorted(
             name.replace(os.sep, '/') for name in names if not _is_hidden(name)
