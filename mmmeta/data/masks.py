@@ -11,7 +11,7 @@ from mmmeta.errors import require
 
 
 def _library() -> Any:
-    return require('pycocotools.mask', 'runtime', 'reading masks')
+    return require('pycocotools.mask', 'data', 'reading masks')
 
 
 def bounds(polygons: list[list[float]]) -> Box:

@@ -65,7 +65,7 @@ def read_yaml(tree: Tree, name: str, faults: Faults) -> Any:
     Raises:
         MissingLibraryError: PyYAML is not installed.
     """
-    yaml = require('yaml', 'onedl', 'reading data.yaml')
+    yaml = require('yaml', 'data', 'reading data.yaml')
     try:
         return yaml.safe_load(read_text(tree, name, faults))
     except (OSError, ValueError, yaml.YAMLError) as error:

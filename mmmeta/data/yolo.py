@@ -26,6 +26,7 @@ _OTHER = re.compile(
     re.I,
 )
 _NUMBERS = re.compile(r'\s*(-?[\d.]+(e-?\d+)?\s+){4,}', re.I)
+DIGITS = 1e-6  # of a fraction; tools write 6 digits or more
 TOLERANCE = 1e-3  # tools round, so that a box may end a little outside of the image
 
 
@@ -302,12 +303,16 @@ class _Labels:
 def _pixels(values: list[float], item: Item) -> Box:
     """Return a box in pixels, whole ones if the file means them.
 
-    Tools write 6 digits or more; the error of the largest images is below 0.01.
+    They do where the difference is within the rounding of the fractions.
     """
     x, y, w, h = values
-    left, top = (x - w / 2) * item.width, (y - h / 2) * item.height
-    left, top, width, height = (
-        float(round(v)) if abs(v - round(v)) < 0.01 else v
-        for v in (left, top, w * item.width, h * item.height)
-    )
+    sides = item.width, item.height
+    exact = (x - w / 2, y - h / 2, w, h)
+    left, top, width, height = map(_scaled, exact, (*sides, *sides))
     return left, top, width, height
+
+
+def _scaled(value: float, side: int) -> float:
+    pixels = value * side
+    near = abs(pixels - round(pixels)) <= DIGITS * side
+    return float(round(pixels)) if near else pixels

@@ -181,7 +181,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
     [
         (['pr'], {'predict'}),
         (['pl'], {'plot'}),
-        (['d'], {'demo', 'doctor', 'download'}),
+        (['d'], {'data', 'demo', 'doctor', 'download'}),
         (['plot', '--s'], {'--smooth'}),
         (['doctor', '--j'], {'--json'}),
         (['completion', ''], {'bash', 'zsh', 'tcsh'}),

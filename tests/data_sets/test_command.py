@@ -128,7 +128,7 @@ def test_the_picture(tmp_path, here, capsys, monkeypatch):
     assert 'wrote data.png' in capsys.readouterr().out
     monkeypatch.chdir(root)
     assert main(['data', '.']) == 0
-    assert 'no picture in the data set itself' in capsys.readouterr().out
+    assert 'no picture inside of the data set' in capsys.readouterr().out
     assert not (root / 'data.png').exists()
 
 

@@ -1,6 +1,7 @@
 """Each broken data set gives one clear problem."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -459,3 +460,9 @@ def test_nothing_there(tmp_path):
         read_data(tmp_path / 'nowhere')
     with pytest.raises(UserError, match='expected a folder'):
         read_data(image(tmp_path / 'a.jpg'))
+
+
+def test_the_guide_lists_every_kind(root):
+    guide = (root / 'docs/own_data.md').read_text()
+    rows = dict(re.findall(r'^\| `([\w-]+)` \| (error|warning) \|', guide, re.M))
+    assert rows == {kind: row.severity for kind, row in KINDS.items()}
