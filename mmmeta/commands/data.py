@@ -108,13 +108,16 @@ def _of_split(data: DataSet, split: Split) -> dict[str, Any]:
     from mmmeta.data.check import count_classes
 
     counts = count_classes(split.items)
+    by_name = dict.fromkeys(data.classes, 0)
+    for i, name in enumerate(data.classes):  # names may repeat
+        by_name[name] += counts[i]
     sizes = sorted((i.width, i.height) for i in split.items if i.width and i.height)
     facts: dict[str, Any] = {
         'called': split.source,
         'images': len(split.items),
         'folder': str(split.images),
         'annotations': None if split.annotations is None else str(split.annotations),
-        'counts': {name: counts[i] for i, name in enumerate(data.classes)},
+        'counts': by_name,
     }
     if sizes:
         by_area = sorted(sizes, key=lambda size: size[0] * size[1])

@@ -35,6 +35,8 @@ def check(data: DataSet) -> None:
             _check_object(item, thing, len(data.classes), data.faults)
         _check_twice(item, data.faults)
         _check_map(item, data.faults)
+    if not items and not data.problems:
+        data.faults.add('split-empty', '', '', 'there are no images at all')
     _check_splits(data, facts)
     _check_classes(data)
 
@@ -110,13 +112,12 @@ def _check_object(item: Item, thing: Object, classes: int, faults: Faults) -> No
 
 
 def _check_twice(item: Item, faults: Faults) -> None:
-    seen = set()
+    seen: dict[tuple, list[Object]] = defaultdict(list)
     for thing in item.objects:
-        outline = str(thing.polygons or (thing.rle or {}).get('counts'))
-        key = thing.label, thing.box, thing.crowd, outline
-        if key in seen:
+        same = seen[thing.label, thing.box, thing.crowd]
+        if any(o.polygons == thing.polygons and o.rle == thing.rle for o in same):
             faults.add('object-twice', item.source, thing.where)
-        seen.add(key)
+        same.append(thing)
 
 
 def _check_map(item: Item, faults: Faults) -> None:

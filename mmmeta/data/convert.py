@@ -28,6 +28,12 @@ from mmmeta.data.picture import colors_of
 from mmmeta.data.tree import base, stem
 from mmmeta.errors import UserError, one_line
 
+UNREADABLE = ('map-unreadable', 'map-lossy')
+# Faults whose objects or files are not read; those of other kinds are written.
+DROPPED = (
+    *('annotation-alone', 'box-missing', 'coordinate-range', 'file-unreadable'),
+    *('id-missing', 'id-twice', 'label-range', 'line-unreadable', 'map-missing'),
+)
 OF_MAPS = ('map_size', 'counts')  # what is known of an item of maps
 
 
@@ -97,6 +103,21 @@ def _each(items: Iterable[Item], what: str) -> Iterator[Item]:
     yield from tqdm(list(items), what, leave=False, disable=None)
 
 
+def _said(data: DataSet) -> list[str]:
+    """Return what is lost already in reading.
+
+    Raises:
+        UserError: A map cannot be read.
+    """
+    lost = list(data.lost)
+    for problem in data.problems:
+        if problem.kind in UNREADABLE:
+            raise UserError(f'not converted: {problem.text}')
+        if problem.kind in DROPPED:
+            lost.append(f'left out: {problem.text}')
+    return lost
+
+
 def _left_out(count: int, what: str) -> list[str]:
     return [f'{count} {what}'] if count else []
 
@@ -116,7 +137,7 @@ def write_coco(data: DataSet, folder: Path) -> list[str]:
     """
     if data.task == 'classification':
         raise UserError('class folders have no boxes or masks that COCO could have')
-    lost = list(data.lost)
+    lost = _said(data)
     missing = ignored = 0
     plain = data.task == 'segmentation' and data.classes[0].lower() in BACKGROUND
     first = int(plain)
@@ -158,7 +179,7 @@ def write_coco(data: DataSet, folder: Path) -> list[str]:
                 'categories': categories,
             }
             file = new / 'annotations' / f'instances_{split}.json'
-            file.write_text(json.dumps(content, ensure_ascii=False), 'utf-8')
+            file.write_text(json.dumps(content), 'utf-8')
     if plain:
         lost.append(f'class {data.classes[0]!r} is where no other class is')
     lost += _left_out(
@@ -238,7 +259,7 @@ def write_png(data: DataSet, folder: Path) -> list[str]:
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(colors)] = colors
     palette[IGNORED] = 224, 224, 192  # as in Pascal VOC
-    lost = list(data.lost)
+    lost = _said(data)
     missing = hidden = 0
     with new_folder(folder) as new:
         for split, part in data.splits.items():

@@ -165,8 +165,8 @@ KINDS = {
     ),
     'mask-missing': Kind(
         WARNING,
-        'data set with masks for a part of its objects',
-        'data sets with masks for a part of their objects',
+        'only a part of the objects have a mask',
+        'only a part of the objects have a mask',
         'it is read as boxes: add the masks for instance segmentation',
     ),
     'coordinate-range': Kind(
@@ -248,29 +248,29 @@ KINDS = {
     ),
     'map-binary': Kind(
         ERROR,
-        'data set whose maps have the values 0 and 255',
-        'data sets whose maps have the values 0 and 255',
+        'maps have the values 0 and 255',
+        'maps have the values 0 and 255',
         'these are read as background and foreground, but training ignores 255: '
         '--to png writes 0 and 1',
     ),
     'map-gaps': Kind(
         ERROR,
-        'data set whose maps have other values than 0, 1, 2, ...',
-        'data sets whose maps have other values than 0, 1, 2, ...',
+        'maps have other values than 0, 1, 2, ...',
+        'maps have other values than 0, 1, 2, ...',
         'each value is read as a class, but training needs indices: --to png writes '
         'them',
     ),
     'map-colors': Kind(
         ERROR,
-        'data set whose maps have colors',
-        'data sets whose maps have colors',
+        'maps have colors',
+        'maps have colors',
         'each color is read as a class, but training needs indices: --to png writes '
         'them',
     ),
     'map-lossy': Kind(
         ERROR,
-        'map with more than 256 colors',
-        'maps with more than 256 colors',
+        'map with too many colors or values',
+        'maps with too many colors or values',
         'it is a photograph, or was smoothed or saved as JPEG: export it as PNG',
     ),
     # Classes and splits
@@ -329,22 +329,27 @@ class Faults:
             detail: What was found there. Default: nothing.
             severity: Default: the kind's.
         """
-        count, *first = self._found.get(kind, (0, path, where, detail, severity))
-        if severity == ERROR:  # not hidden by a mild one before it
-            first[-1] = ERROR
-        self._found[kind] = (count + 1, first[0], first[1], first[2], first[3])
+        severity = severity or KINDS[kind].severity
+        known = self._found.get(kind)
+        if known is None:
+            self._found[kind] = (1, path, where, detail, severity)
+        else:
+            # An error is not hidden by a mild one before it.
+            worst = ERROR if severity == ERROR else known[4]
+            self._found[kind] = (known[0] + 1, *known[1:4], worst)
 
     def problems(self) -> list[Problem]:
         """Return a problem for each kind, errors first."""
         found = []
         for kind, (count, path, where, detail, severity) in self._found.items():
             row = KINDS[kind]
-            place = f'{path} {where}'.strip() or 'the data set'
+            place = f'{path} {where}'.strip()
             detail = f' ({detail})' if detail else ''
             if count == 1:
-                text = f'{place}: {row.one}{detail}; {row.expected}'
+                text = f'{place}: {row.one}' if place else row.one
             else:
-                text = f'{count:,} {row.many}, first: {place}{detail}; {row.expected}'
-            problem = Problem(kind, severity or row.severity, path, count, text)
+                text = f'{count:,} {row.many}, first: {place or "the data set"}'
+            text = f'{text}{detail}; {row.expected}'
+            problem = Problem(kind, severity, path, count, text)
             found.append(problem)
         return sorted(found, key=lambda problem: problem.severity != ERROR)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmmeta.data.faults import Faults
+from mmmeta.data.faults import WARNING, Faults
 from mmmeta.data.locate import report_unused
 from mmmeta.data.masks import bounds, encode
 from mmmeta.data.model import Box, DataSet, Item, Object, Split, task_of
@@ -124,7 +124,9 @@ class _Reader:
         near = self.tree.by_stem.get(stem(file), [])
         others = near or self.tree.by_base.get(base(given).lower(), [])
         if len(others) == 1:
-            self.faults.add('image-path', file, '', f'{given} is {others[0]}')
+            # It is found by its name, and conversion writes the right one.
+            detail = f'{given} is {others[0]}'
+            self.faults.add('image-path', file, '', detail, WARNING)
             return others[0], False
         if content.get('imageData'):
             self.faults.add('image-embedded', file)

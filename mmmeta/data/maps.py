@@ -22,6 +22,7 @@ from mmmeta.hosts.images import load_picture
 
 LAYOUT = 'maps: images/train/NAME.jpg and annotations/train/NAME.png, or NAME_mask.png'
 MOST = 256  # classes
+GRAYS = 64  # values of a map without a list of classes
 
 
 class Values(NamedTuple):
@@ -33,6 +34,7 @@ class Values(NamedTuple):
         counts: Number of pixels by value, or by color as 0xRRGGBB.
         palette: The color of each value that occurs, of mode 'palette'.
         error: Why it cannot be read; '' if it can.
+        lossy: Whether the error is that its values are no longer those of classes.
     """
 
     mode: str
@@ -40,6 +42,7 @@ class Values(NamedTuple):
     counts: dict[int, int]
     palette: dict[int, int]
     error: str = ''
+    lossy: bool = False
 
 
 def read(tree: Tree, pairs: Pairs) -> DataSet:
@@ -57,15 +60,14 @@ def read(tree: Tree, pairs: Pairs) -> DataSet:
         faults.add('map-missing', name)
     for name in pairs.maps:
         faults.add('annotation-alone', name)
-    good: list[Values] = []
+    names = read_names(tree, faults)
+    if not names.names:
+        found = {path: _without_smoothed(values) for path, values in found.items()}
+    good = [values for values in found.values() if not values.error]
     for path, values in found.items():
         if values.error:
-            kind = 'map-lossy' if values.error == _LOSSY else 'map-unreadable'
-            detail = '' if kind == 'map-lossy' else values.error
-            faults.add(kind, tree.relative(path), '', detail)
-        else:
-            good.append(values)
-    names = read_names(tree, faults)
+            kind = 'map-lossy' if values.lossy else 'map-unreadable'
+            faults.add(kind, tree.relative(path), '', values.error)
     maps, classes = _meaning(good, names, faults)
     maps.suffix, maps.image_suffix = ending(rows, 1), ending(rows, 0)
     for path, values in found.items():
@@ -87,7 +89,15 @@ def read(tree: Tree, pairs: Pairs) -> DataSet:
     return DataSet(tree.root, 'png', 'segmentation', classes, splits, faults, maps=maps)
 
 
-_LOSSY = 'more than 256 colors'
+def _without_smoothed(values: Values) -> Values:
+    """Return an error instead of more grays than classes without names have."""
+    if values.mode != 'gray' or len(values.counts) <= GRAYS:
+        return values
+    return _lossy(values.size, f'{len(values.counts)} values')
+
+
+def _lossy(size: tuple[int, int], why: str) -> Values:
+    return Values('', size, {}, {}, why, lossy=True)
 
 
 def values_of(path: Path) -> Values:
@@ -97,12 +107,13 @@ def values_of(path: Path) -> Values:
     except ValueError as error:
         return Values('', (0, 0), {}, {}, one_line(error))
     size = picture.size
+    if picture.format in ('JPEG', 'MPO'):
+        return _lossy(size, 'JPEG')
     if picture.mode in ('L', 'P', '1'):
         histogram = picture.histogram()
         counts = {value: n for value, n in enumerate(histogram) if n}
         palette = {}
         if picture.mode == 'P':
-            # The palette of a map read for its classes, not of a photograph.
             colors = picture.getpalette('RGB') or []
             palette = {
                 value: _pack(colors[3 * value : 3 * value + 3])
@@ -115,12 +126,12 @@ def values_of(path: Path) -> Values:
     if picture.mode.startswith(('I', 'F')):
         found, numbers = np.unique(np.asarray(picture), return_counts=True)
         if len(found) > MOST or not np.array_equal(found, found.astype(int)):
-            return Values('', size, {}, {}, _LOSSY)
+            return _lossy(size, f'more than {MOST}')
         pairs = zip(found.astype(int).tolist(), numbers.tolist(), strict=True)
         return Values('gray', size, dict(pairs), {})
     found_colors = picture.convert('RGB').getcolors(MOST)
     if found_colors is None:
-        return Values('', size, {}, {}, _LOSSY)
+        return _lossy(size, f'more than {MOST}')
     counts = {_pack(color): n for n, color in found_colors}  # type: ignore[arg-type]
     return Values('color', size, counts, {})
 

@@ -39,6 +39,9 @@ def compressed(thing: Object, height: int, width: int) -> dict[str, Any]:
         ValueError: It is not valid.
     """
     library = _library()
+    kind, detail = fault(thing, height, width)
+    if kind:
+        raise ValueError(detail)
     try:
         if thing.rle is not None:
             rle = thing.rle
@@ -78,11 +81,7 @@ def fault(thing: Object, height: int, width: int) -> tuple[str, str]:
         for polygon in thing.polygons:
             if len(polygon) < 6 or len(polygon) % 2:
                 return 'mask-invalid', f'a polygon of {len(polygon)} numbers'
-            try:
-                finite = bool(np.isfinite(polygon).all())
-            except TypeError:
-                finite = False
-            if not finite:
+            if not _are_numbers(polygon):
                 return 'mask-invalid', 'a polygon with values that are not numbers'
     if thing.rle is None:
         return '', ''
@@ -100,6 +99,14 @@ def fault(thing: Object, height: int, width: int) -> tuple[str, str]:
     if total != height * width:
         return 'mask-invalid', f'RLE of {total} pixels, not {height * width}'
     return '', ''
+
+
+def _are_numbers(values: list) -> bool:
+    try:
+        finite = np.isfinite(values)
+    except (TypeError, ValueError):
+        return False
+    return finite.ndim == 1 and bool(finite.all())
 
 
 def _length(counts: Any) -> int:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from mmmeta.data.tree import Tree, base, folder, split_of, stem, suffix_of
+from mmmeta.hosts.images import load_picture
 
-# Files of these kinds can be maps; JPEG changes values.
-SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.gif')
+# Files of these kinds may be maps; JPEG changes values, which is a fault.
+SUFFIXES = ('.png', '.bmp', '.tif', '.tiff', '.gif', '.jpg', '.jpeg')
+SAMPLES = 5  # maps that are looked at
+MAIN, FLAT = 24, 0.6  # main colors, and the share of pixels that they have in a map
 _FOLDER = re.compile(
     r'(?:.*[_-])?(?:masks?|annotations?|annots?|anno|labels?|semantic|gt|gtfine|seg'
     r'|ground_?truths?|segmentations?|segmentationclass\w*|targets?|maps?|lbl)'
@@ -74,8 +81,33 @@ def find(tree: Tree) -> Pairs | None:
         for key, name in images.items()
         if key not in maps and folder(name) in folders
     ]
-    count = sum(map(len, found.pairs.values()))
-    return found if count and 2 * count >= len(maps) else None
+    rows = [row for part in found.pairs.values() for row in part]
+    if not rows or 2 * len(rows) < len(maps):
+        return None
+    some = [tree.root / name for _, name in rows[:: -(-len(rows) // SAMPLES)]]
+    shares = [share for path in some if (share := _flatness(path)) is not None]
+    return None if shares and max(shares) < FLAT else found
+
+
+def _flatness(path: Path) -> float | None:
+    """Return the share of an image's pixels with one of its few main colors.
+
+    It is large for maps, also for smoothed ones, and small for photographs, whose
+    folders may be called `mask`, too, as a class. None if the file cannot be read.
+    """
+    try:
+        picture = load_picture(path)
+    except ValueError:
+        return None
+    if picture.mode not in ('L', 'P', '1'):
+        picture = picture.convert('RGB')
+    picture.thumbnail((256, 256), Image.Resampling.NEAREST)
+    pixels = np.asarray(picture if picture.mode == 'P' else picture.convert('RGB'))
+    if pixels.ndim == 3:
+        pixels = pixels // 16
+        pixels = pixels @ np.array([256, 16, 1])
+    counts = np.sort(np.bincount(pixels.ravel()))[::-1]
+    return float(counts[:MAIN].sum() / counts.sum())
 
 
 def ending(pairs: list[tuple[str, str]], which: int) -> str:

@@ -62,12 +62,14 @@ def read_json(tree: Tree, name: str, faults: Faults) -> Any:
 def read_yaml(tree: Tree, name: str, faults: Faults) -> Any:
     """Return the content of a YAML file, None if it cannot be read, which is a fault.
 
+    All values are text, since a class may be called `no`, which is a truth value.
+
     Raises:
         MissingLibraryError: PyYAML is not installed.
     """
     yaml = require('yaml', 'data', 'reading data.yaml')
     try:
-        return yaml.safe_load(read_text(tree, name, faults))
+        return yaml.load(read_text(tree, name, faults), yaml.BaseLoader)
     except (OSError, ValueError, yaml.YAMLError) as error:
         faults.add('file-unreadable', name, '', one_line(error))
         return None

@@ -59,8 +59,10 @@ def read(tree: Tree, config: str, labels: list[str]) -> DataSet:
     faults = Faults()
     content = read_yaml(tree, config, faults) if config else {}
     if not isinstance(content, dict):
-        faults.add('file-unreadable', config, '', 'expected keys and values')
+        if content is not None:
+            faults.add('file-unreadable', config, '', 'expected keys and values')
         content = {}
+    content = {k: v for k, v in content.items() if v not in ('', '~', 'null')}
     classes = _classes(tree, config, content, faults)
     images, sources = _images(tree, config, content, faults)
     keypoints = 'kpt_shape' in content
@@ -123,13 +125,12 @@ def _classes(tree: Tree, config: str, content: dict, faults: Faults) -> list[str
     else:
         lists = [n for n in tree.files if base(n) in ('classes.txt', 'obj.names')]
         classes = read_list(tree, lists[0], faults) if lists else []
-    count = content.get('nc')
-    if isinstance(count, int) and classes and count != len(classes):
+    text = str(content.get('nc'))
+    count = int(text) if text.isdigit() else 0
+    if count and classes and count != len(classes):
         detail = f'nc is {count}, names has {len(classes)}'
         faults.add('class-count', config, 'nc', detail)
-    if isinstance(count, int) and not classes:
-        classes = [str(i) for i in range(count)]
-    return classes
+    return classes or [str(i) for i in range(count)]
 
 
 def _images(

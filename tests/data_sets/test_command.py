@@ -85,7 +85,7 @@ def test_conversion(tmp_path, to, capsys):
     new = tmp_path / 'new'
     assert main(['data', str(root), '--to', to, '-o', str(new)]) == 1
     printed = capsys.readouterr().out
-    assert 'error: the data set: data set whose maps have the values 0' in printed
+    assert '\nerror: maps have the values 0 and 255; these are read' in printed
     assert f'\nwrote {new}\n' in printed
     assert main(['data', str(new), '--json']) == 0
     facts = json.loads(capsys.readouterr().out)

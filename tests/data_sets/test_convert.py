@@ -123,6 +123,14 @@ def test_missing_images_and_shapes_are_said(tmp_path):
     assert lost == ['1 shapes of type point are not read']
 
 
+def test_faulty_objects_are_said(tmp_path):
+    root = making.yolo(tmp_path / 'old')
+    text(root / 'labels/train/0.txt', '0 .5 .5 .1 .1\n7 .5 .5 .1 .1')
+    (lost,) = write_coco(read_data(root), tmp_path / 'new')
+    assert lost.startswith('left out: labels/train/0.txt line 2: label out of range')
+    assert len(read_data(tmp_path / 'new').items[0].objects) == 1
+
+
 def test_maps_as_coco_and_back(tmp_path):
     values = some_values(0, 1, 2)
     values[5:9, 3:30] = 2
@@ -220,7 +228,9 @@ def test_an_error_leaves_nothing(tmp_path):
     root = making.png(tmp_path / 'old')
     content = (root / 'annotations/val/1.png').read_bytes()
     (root / 'annotations/val/1.png').write_bytes(content[:60])
-    with pytest.raises(UserError, match=r'annotations/val/1\.png cannot be read'):
+    with pytest.raises(
+        UserError, match=r'not converted: annotations/val/1\.png: map that'
+    ):
         write_png(read_data(root), tmp_path / 'new')
     assert [path.name for path in tmp_path.iterdir()] == ['old']
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mmmeta.data import read_data
 from mmmeta.data.faults import KINDS
+from mmmeta.data.picture import picture
 from mmmeta.errors import UserError
 
 TRAIN = 'annotations/instances_train.json'
@@ -432,6 +433,29 @@ def test_an_empty_split(tmp_path):
     for path in (*(root / 'images/val').iterdir(), *(root / 'labels/val').iterdir()):
         path.unlink()
     assert [p.kind for p in read_data(root).problems] == ['split-empty']
+
+
+def test_no_images_at_all(tmp_path):
+    text(tmp_path / 'labels/0.txt', '0 .5 .5 .1 .1')
+    (problem,) = read_data(tmp_path).problems
+    assert (problem.kind, problem.severity) == ('split-empty', 'error')
+
+
+def test_points_in_pairs_are_no_polygon(tmp_path):
+    """pycocotools would read other memory for some of these masks."""
+    root = making.coco(tmp_path)
+    pairs = [[[1, 2], [3, 4], [5, 6], [7, 8], [9, 9], [1, 1]]]
+    rows = [
+        dict(id=i, image_id=1, category_id=1 + i % 2, bbox=[1, 1, 8, 8], segmentation=m)
+        for i, m in enumerate(
+            (pairs, [['a'] * 6], dict(size=[30, 40], counts='0' * 99))
+        )
+    ]
+    change(root, lambda c: c.update(annotations=rows))
+    data = read_data(root)
+    found = {problem.kind: problem.count for problem in data.problems}
+    assert found['mask-invalid'] == 3
+    assert picture(data) is not None
 
 
 @pytest.mark.parametrize(

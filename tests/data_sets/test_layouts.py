@@ -161,6 +161,16 @@ def test_data_yaml(tmp_path, config):
     assert read(root / 'data.yaml', missing).items == data.items
 
 
+def test_names_are_text(tmp_path):
+    """For YAML, `no` is a truth value."""
+    root = making.yolo(tmp_path)
+    text(root / 'data.yaml', 'train: images/train\nval: images/val\ntest:\nnc: 2\n'
+         'path: null\nnames: [no, 1]')  # fmt: skip
+    data = read(root)
+    assert data.classes == ['no', '1']
+    assert list(data.splits) == ['train', 'val']
+
+
 def test_without_data_yaml(tmp_path):
     for number in range(3):
         image(tmp_path / f'obj_train_data/{number}.JPG', format='jpeg')
@@ -442,6 +452,35 @@ def test_names_of_maps(tmp_path, picture, label):
         assert item.path == split.images / item.name
         ending = item.name.removesuffix(data.maps.image_suffix) + data.maps.suffix
         assert item.map == split.annotations / ending
+
+
+def test_folders_called_as_maps(tmp_path):
+    """Photographs in folders that could be those of maps are classes."""
+    rng = np.random.RandomState(0)
+    for name in ('masks', 'faces'):
+        for n in range(3):
+            noise = rng.randint(0, 256, (64, 64, 3), np.uint8)
+            path = tmp_path / name / f'{n}.png'
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(noise).save(path)
+    data = read(tmp_path)
+    assert (data.format, data.classes) == ('folders', ['faces', 'masks'])
+
+
+def test_smoothed_maps(tmp_path):
+    """Saved as JPEG, or resized with interpolation."""
+    root = making.png(tmp_path)
+    for number, suffix in enumerate(('jpg', 'png')):
+        (root / f'annotations/train/{number}.png').unlink()
+        values = (
+            some_values(0, 255) if suffix == 'jpg' else np.zeros((30, 40), np.uint8)
+        )
+        if suffix == 'png':
+            values[10:, 10:] = np.arange(600).reshape(20, 30) % 100
+        making.a_map(root / f'annotations/train/{number}.{suffix}', values)
+    data = read(root, ['map-lossy', 'class-empty'])
+    assert data.problems[0].count == 2
+    assert data.classes == ['0', '1', '2']
 
 
 def test_lists_of_pascal_voc(tmp_path):
