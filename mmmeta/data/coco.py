@@ -117,8 +117,8 @@ class _Reader:
         seen: set[str] = set()
         for number, (record, name) in enumerate(zip(records, names, strict=True), 1):
             where = f'image {record.get("id", f"number {number}")}'
-            if 'id' not in record or not name:
-                detail = 'no id' if 'id' not in record else 'no file_name'
+            if _key(record.get('id')) is None or not name:
+                detail = 'no file_name' if 'id' in record else 'no id'
                 self.faults.add('id-missing', file, where, detail)
                 continue
             if _key(record['id']) in items:
@@ -170,7 +170,7 @@ class _Reader:
         names: dict[Any, str] = {}
         for number, row in enumerate(self._records(file, content, 'categories'), 1):
             where = f'category {row.get("id", f"number {number}")}'
-            if 'id' not in row or 'name' not in row:
+            if _key(row.get('id')) is None or 'name' not in row:
                 self.faults.add('id-missing', file, where, 'no id or name')
                 continue
             if _key(row['id']) in names:
@@ -225,6 +225,7 @@ class _Reader:
             key = _key(row.get('id'))
             if key is None:
                 faults.add('id-missing', file, where, 'no id')
+                row.pop('id', None)
             elif key in seen:
                 faults.add('id-twice', file, where)
             seen.add(key)

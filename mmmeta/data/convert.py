@@ -185,7 +185,7 @@ def write_coco(data: DataSet, folder: Path) -> list[str]:
     lost += _left_out(
         ignored, 'maps have pixels without a class, which COCO cannot say'
     )
-    return lost + _left_out(missing, 'images are missing and were left out')
+    return lost + _left_out(missing, 'images cannot be read and were left out')
 
 
 def _annotation(thing: Object, item: Item, image: Any, category: Any) -> dict[str, Any]:
@@ -266,7 +266,8 @@ def write_png(data: DataSet, folder: Path) -> list[str]:
             places = Places(by_stem=True)
             for item in _each(part.items, split):
                 name = places.of(item)
-                if not put_image(item, data, new / 'images' / split / name):
+                image = new / 'images' / split / name
+                if not item.width or not put_image(item, data, image):
                     missing += 1
                     continue
                 values, covered = _values(item, data)
@@ -283,7 +284,7 @@ def write_png(data: DataSet, folder: Path) -> list[str]:
         lost += _left_out(hidden, 'images have objects that cover others')
         if any(thing.crowd for item in data.items for thing in item.objects):
             lost.append('crowds have become pixels of their class')
-    return lost + _left_out(missing, 'images are missing and were left out')
+    return lost + _left_out(missing, 'images cannot be read and were left out')
 
 
 def _values(item: Item, data: DataSet) -> tuple[np.ndarray, bool]:

@@ -170,7 +170,8 @@ class _Reader:
             invalid = 'mask-invalid' if kind == 'polygon' else 'box-missing'
             self.faults.add(invalid, file, where, f'expected {fewest} points')
             return None
-        flags = {k: v for k, v in (shape.get('flags') or {}).items() if v}
+        given = shape.get('flags')
+        flags = {k: v for k, v in given.items() if v} if isinstance(given, dict) else {}
         extra = {'attributes': flags} if flags else {}
         xs, ys = [x for x, _ in points], [y for _, y in points]
         box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))

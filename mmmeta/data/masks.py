@@ -9,6 +9,10 @@ import numpy as np
 from mmmeta.data.model import Box, Object
 from mmmeta.errors import require
 
+# Points farther outside than so many images are mistakes, for which pycocotools would
+# run out of memory.
+FAR = 10
+
 
 def _library() -> Any:
     return require('pycocotools.mask', 'data', 'reading masks')
@@ -83,6 +87,8 @@ def fault(thing: Object, height: int, width: int) -> tuple[str, str]:
                 return 'mask-invalid', f'a polygon of {len(polygon)} numbers'
             if not _are_numbers(polygon):
                 return 'mask-invalid', 'a polygon with values that are not numbers'
+            if max(map(abs, polygon)) > FAR * (height + width):
+                return 'mask-invalid', f'a point at {max(polygon, key=abs):g}'
     if thing.rle is None:
         return '', ''
     size, counts = thing.rle.get('size'), thing.rle.get('counts')

@@ -115,7 +115,7 @@ def test_missing_images_and_shapes_are_said(tmp_path):
     root = making.coco(tmp_path / 'old')
     (root / 'train/0.jpg').unlink()
     lost = write_coco(read_data(root), tmp_path / 'new')
-    assert lost == ['1 images are missing and were left out']
+    assert lost == ['1 images cannot be read and were left out']
     assert read_data(tmp_path / 'new').problems == []
     root = making.labelme(tmp_path / 'shapes')
     making.labelme_file(root / '0.json', [making.shape('cat', 'point', [[1, 2]])])
