@@ -86,8 +86,7 @@ def _size(size: tuple[int, int]) -> str:
 
 def _check_object(item: Item, thing: Object, classes: int, faults: Faults) -> None:
     x, y, width, height = thing.box
-    # A wrong size of the image is a fault of its own.
-    size = item.stated or (item.width, item.height)
+    size = item.size  # a wrong one is a fault of its own
     if classes and not 0 <= thing.label < classes:
         detail = f'{thing.label}, expected 0 to {classes - 1}'
         faults.add('label-range', item.source, thing.where, detail)

@@ -16,6 +16,7 @@ from mmmeta.data.tree import Tree, base, folder, in_order, split_of
 LAYOUT = 'COCO: NAME.json with "images", "annotations" and "categories", and the images'
 # Files of COCO about the same images as those that begin with `instances`.
 OTHERS = ('captions', 'person_keypoints', 'panoptic', 'stuff', 'image_info')
+LISTS_OF_COCO = ('images', 'annotations', 'categories')
 _READ = {'bbox', 'category_id', 'image_id', 'iscrowd', 'segmentation'}
 _OF_IMAGE = {'file_name', 'width', 'height'}
 
@@ -75,6 +76,7 @@ def read(tree: Tree, files: list[str]) -> DataSet:
         faults,
         reader.lost,
         list(reader.names),
+        reader.extra,
     )
 
 
@@ -99,13 +101,14 @@ class _Reader:
 
     Attributes:
         names: Class names by id, in the order of the file.
+        extra: What else the files say of categories, by id.
         lost: What is not read.
     """
 
     def __init__(self, tree: Tree, faults: Faults) -> None:
         self.tree, self.faults = tree, faults
         self.names: dict[Any, str] = {}
-        self.groups: dict[str, str] = {}  # supercategories
+        self.extra: dict[Any, dict[str, Any]] = {}
         self.lost: list[str] = []
 
     def split(self, file: str, content: dict, split: str, source: str) -> Split:
@@ -130,7 +133,8 @@ class _Reader:
             items[_key(record['id'])] = self._item(file, where, record, name, start)
         self._annotations(file, content, items, labels)
         root = self.tree.root
-        return Split(list(items.values()), root / start, root / file, source)
+        extra = {k: v for k, v in content.items() if k not in LISTS_OF_COCO}
+        return Split(list(items.values()), root / start, root / file, source, extra)
 
     def drop_group(self, splits: dict[str, Split]) -> None:
         """Leave out the category that only names the group of the others.
@@ -142,10 +146,10 @@ class _Reader:
         ids = list(self.names)
         for label, key in enumerate(ids):
             name = self.names[key]
-            rest = [self.names[k] for k in ids if k != key]
-            if not rest or label in used:
-                continue
-            if all(self.groups.get(other) == name for other in rest):
+            groups = {
+                str(self.extra.get(k, {}).get('supercategory')) for k in ids if k != key
+            }
+            if label not in used and groups == {name}:
                 del self.names[key]
                 for item in items:
                     for thing in item.objects:
@@ -177,7 +181,8 @@ class _Reader:
                 self.faults.add('id-twice', file, where, str(row['name']))
                 continue
             names[_key(row['id'])] = str(row['name'])
-            self.groups.setdefault(str(row['name']), str(row.get('supercategory')))
+            rest = {k: v for k, v in row.items() if k not in ('id', 'name')}
+            self.extra.setdefault(_key(row['id']), rest)
         if not names:
             rows = self._records(file, content, 'annotations')
             used = {_key(row.get('category_id')) for row in rows}

@@ -29,6 +29,7 @@ from mmmeta.data.tree import base, stem
 from mmmeta.errors import UserError, one_line
 
 UNREADABLE = ('map-unreadable', 'map-lossy')
+OTHER_SIZE = ('size-differs', 'size-turned')
 # Faults whose objects or files are not read; those of other kinds are written.
 DROPPED = (
     *('annotation-alone', 'box-missing', 'coordinate-range', 'file-unreadable'),
@@ -103,17 +104,23 @@ def _each(items: Iterable[Item], what: str) -> Iterator[Item]:
     yield from tqdm(list(items), what, leave=False, disable=None)
 
 
-def _said(data: DataSet) -> list[str]:
+def _said(data: DataSet, fatal: Iterable[str]) -> list[str]:
     """Return what is lost already in reading.
 
+    Args:
+        data: The data set.
+        fatal: Kinds of faults with which it cannot be converted.
+
     Raises:
-        UserError: A map cannot be read.
+        UserError: It has one of these.
     """
     lost = list(data.lost)
+    # Of LabelMe, the mask is the object.
+    dropped = (*DROPPED, 'mask-invalid') if data.format == 'labelme' else DROPPED
     for problem in data.problems:
-        if problem.kind in UNREADABLE:
+        if problem.kind in fatal:
             raise UserError(f'not converted: {problem.text}')
-        if problem.kind in DROPPED:
+        if problem.kind in dropped:
             lost.append(f'left out: {problem.text}')
     return lost
 
@@ -137,13 +144,14 @@ def write_coco(data: DataSet, folder: Path) -> list[str]:
     """
     if data.task == 'classification':
         raise UserError('class folders have no boxes or masks that COCO could have')
-    lost = _said(data)
+    lost = _said(data, UNREADABLE)
     missing = ignored = 0
     plain = data.task == 'segmentation' and data.classes[0].lower() in BACKGROUND
     first = int(plain)
-    ids = data.category_ids or range(1, len(data.classes) + 1)
+    ids = data.category_ids or list(range(1, len(data.classes) + 1))
     categories = [
-        {'id': key, 'name': name} for key, name in zip(ids, data.classes, strict=True)
+        {**data.category_extra.get(key, {}), 'id': key, 'name': name}
+        for key, name in zip(ids, data.classes, strict=True)
     ][first:]
     with new_folder(folder) as new:
         (new / 'annotations').mkdir()
@@ -159,12 +167,9 @@ def write_coco(data: DataSet, folder: Path) -> list[str]:
                     missing += 1
                     continue
                 number = item.extra['id'] if keep else len(images) + 1
-                extra = {
-                    k: v
-                    for k, v in item.extra.items()
-                    if k not in ('map_size', 'counts')
-                }
-                image = {'file_name': name, 'width': item.width, 'height': item.height}
+                extra = {k: v for k, v in item.extra.items() if k not in OF_MAPS}
+                width, height = item.size
+                image = {'file_name': name, 'width': width, 'height': height}
                 images.append({**extra, 'id': number, **image})
                 objects = item.objects
                 if item.map is not None:
@@ -174,6 +179,7 @@ def write_coco(data: DataSet, folder: Path) -> list[str]:
                     rows.append(_annotation(thing, item, number, ids[thing.label]))
             _number(rows)
             content = {
+                **part.extra,
                 'images': images,
                 'annotations': rows,
                 'categories': categories,
@@ -200,7 +206,7 @@ def _annotation(thing: Object, item: Item, image: Any, category: Any) -> dict[st
         row['segmentation'] = thing.rle or thing.polygons
     if 'area' not in row:
         try:
-            row['area'] = masks.area(thing, item.height, item.width)
+            row['area'] = masks.area(thing, *item.size[::-1])
         except ValueError:  # a problem of the data set
             row['area'] = thing.box[2] * thing.box[3]
     return row
@@ -259,7 +265,7 @@ def write_png(data: DataSet, folder: Path) -> list[str]:
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(colors)] = colors
     palette[IGNORED] = 224, 224, 192  # as in Pascal VOC
-    lost = _said(data)
+    lost = _said(data, (*UNREADABLE, *OTHER_SIZE) if objects else UNREADABLE)
     missing = hidden = 0
     with new_folder(folder) as new:
         for split, part in data.splits.items():

@@ -74,6 +74,11 @@ class Item:
     embedded: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the image that the annotations are of."""
+        return self.stated or (self.width, self.height)
+
 
 @dataclass
 class Split:
@@ -85,12 +90,14 @@ class Split:
         annotations: The annotation file (COCO), or the folder of annotation files
             (YOLO, VOC, LabelMe, PNG), or None (class folders).
         source: What the split is called on disk, such as 'valid'; '' if it has no name.
+        extra: What else a COCO file says, such as `licenses`.
     """
 
     items: list[Item]
     images: Path
     annotations: Path | None = None
     source: str = ''
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -134,6 +141,7 @@ class DataSet:
         faults: Where the problems are collected.
         lost: What the files contain that is not read, one sentence each.
         category_ids: COCO's id of each class; empty for other formats.
+        category_extra: What else a COCO file says of categories, by id.
         maps: Of segmentation.
     """
 
@@ -145,6 +153,7 @@ class DataSet:
     faults: Faults
     lost: list[str] = field(default_factory=list)
     category_ids: list[int] = field(default_factory=list)
+    category_extra: dict[Any, dict[str, Any]] = field(default_factory=dict)
     maps: Maps | None = None
 
     @property

@@ -61,11 +61,13 @@ def test_coco_keeps_ids_and_keys(tmp_path):
     other['segmentation'] = dict(size=[30, 40], counts=[153, 6, 1041])
     content['annotations'] += [crowd, other]
     content['images'][0].update(license=3, coco_url='http://x')
+    content['categories'][0]['supercategory'] = 'animal'
+    content.update(info=dict(year=2020), licenses=[dict(id=3, name='CC0')])
     file.write_text(json.dumps(content))
     write_coco(read_data(root), tmp_path / 'new')
     new = json.loads((tmp_path / 'new/annotations/instances_train.json').read_text())
-    assert new['images'] == content['images']
-    assert new['categories'] == content['categories']
+    for key in ('images', 'categories', 'info', 'licenses'):
+        assert new[key] == content[key]
     rows = sorted(new['annotations'], key=lambda row: row['id'])
     assert rows == sorted(content['annotations'], key=lambda row: row['id'])
 
@@ -121,6 +123,24 @@ def test_missing_images_and_shapes_are_said(tmp_path):
     making.labelme_file(root / '0.json', [making.shape('cat', 'point', [[1, 2]])])
     lost = write_coco(read_data(root), tmp_path / 'other')
     assert lost == ['1 shapes of type point are not read']
+
+
+def test_faults_are_not_hidden(tmp_path):
+    """A wrong size stays wrong, and no maps are made of it."""
+    root = making.coco(tmp_path / 'old')
+    file = root / 'annotations/instances_train.json'
+    content = json.loads(file.read_text())
+    content['images'][0].update(width=80, height=60)
+    for row in content['annotations']:
+        row['segmentation'] = [[0, 0, 9, 0, 9, 9]]
+    file.write_text(json.dumps(content))
+    (root / 'annotations/instances_val.json').unlink()
+    data = read_data(root)
+    assert [problem.kind for problem in data.problems] == ['size-differs']
+    write_coco(data, tmp_path / 'new')
+    assert [p.kind for p in read_data(tmp_path / 'new').problems] == ['size-differs']
+    with pytest.raises(UserError, match=r'not converted: train/0\.jpg: image'):
+        write_png(data, tmp_path / 'png')
 
 
 def test_faulty_objects_are_said(tmp_path):
