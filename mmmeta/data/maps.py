@@ -265,6 +265,9 @@ def _of_values(
         return _indices(given, palette, direct, offset)
     if given:
         return _indices(given, palette, direct, 0)
+    if len(used) > IGNORED:
+        faults.add('map-lossy', '', '', f'{len(used)} values in all')
+        used = used[:IGNORED]
     if 2 * len(used) < highest + 1:
         faults.add('map-gaps', '', '', f'values {_some(used)}')
         classes = {value: i for i, value in enumerate(used)}
