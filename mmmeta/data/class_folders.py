@@ -6,7 +6,7 @@ import os
 
 from mmmeta.data.faults import Faults
 from mmmeta.data.model import DataSet, Item, Split
-from mmmeta.data.tree import SUFFIXES, Tree, in_order, suffix_of
+from mmmeta.data.tree import SUFFIXES, Tree, folder, in_order, suffix_of
 
 LAYOUT = 'class folders: train/CLASS/NAME.jpg and val/CLASS/NAME.jpg, or CLASS/NAME.jpg'
 NAMES = {
@@ -20,17 +20,32 @@ NO_CLASSES = {'images', 'imgs', 'img', 'jpegimages', 'photos', 'image', 'picture
 
 def find(tree: Tree) -> dict[str, str]:
     """Return the folder of each split; `''` is the root. Empty of other formats."""
-    tops = _folders(tree, '')
-    splits = {NAMES[top.lower()]: top for top in tops if top.lower() in NAMES}
-    splits = splits or {'train': ''}
-    full = {tuple(name.split('/')[:2]) for name in tree.images}
+    top = ''
+    tops = _folders(tree, top)
+    while len(tops) == 1 and tops[0].lower() not in NAMES:  # as archives have it
+        top = f'{top}/{tops[0]}'.lstrip('/')
+        tops = _folders(tree, top)
+    splits = {
+        NAMES[name.lower()]: f'{top}/{name}'.lstrip('/')
+        for name in tops
+        if name.lower() in NAMES
+    }
+    splits = splits or {'train': top}
+    full = {folder(name) for name in tree.images}
+    full |= {parent for name in full for parent in _parents(name)}
     for start in splits.values():
         classes = [c for c in _folders(tree, start) if c.lower() not in NO_CLASSES]
-        inside = {path[1] for path in full if path[0] == start and len(path) > 1}
-        inside = inside if start else {path[0] for path in full}
-        if len(classes) > 1 and inside & set(classes):
+        if len(classes) > 1 and any(
+            f'{start}/{c}'.lstrip('/') in full for c in classes
+        ):
             return splits
     return {}
+
+
+def _parents(name: str) -> list[str]:
+    """Return all folders that a folder is in."""
+    parts = name.split('/')
+    return ['/'.join(parts[:i]) for i in range(1, len(parts))]
 
 
 def read(tree: Tree, starts: dict[str, str]) -> DataSet:

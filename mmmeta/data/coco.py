@@ -85,8 +85,9 @@ def _report_others(
 ) -> None:
     """Record JSON files beside those of COCO that are not COCO's."""
     places = {folder(name) for name in files}
+    ours = set(find(tree))
     for name in tree.having('.json'):
-        known = name in files or base(name).startswith(OTHERS) or base(name) in LISTS
+        known = name in ours or base(name).startswith(OTHERS) or base(name) in LISTS
         if known or folder(name) not in places:
             continue
         split = split_of(base(name))[0]

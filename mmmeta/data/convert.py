@@ -64,7 +64,7 @@ def put_image(item: Item, data: DataSet, target: Path) -> bool:
     if item.embedded:
         target.write_bytes(image_content(data.root / item.source))
         return True
-    if not item.path.is_file():
+    if not os.path.isfile(item.path):
         return False
     source = os.path.realpath(item.path)  # a link to a link would be relative
     try:

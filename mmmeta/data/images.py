@@ -52,7 +52,7 @@ def inspect(path: Path) -> Facts:
     except FileNotFoundError:
         return Facts(0, 0, 1, 'missing', 0)
     except Exception as error:  # decoders may raise anything for damaged files
-        if path.is_file() and path.stat().st_size == 0:
+        if os.path.isfile(path) and path.stat().st_size == 0:
             return Facts(0, 0, 1, 'the file is empty', 0)
         return Facts(0, 0, 1, one_line(error).replace(str(path), path.name), 0)
     if orientation in SIDEWAYS:

@@ -119,7 +119,7 @@ class _Reader:
         start = folder(file)
         inner = f'{start}/{given}'.lstrip('/')
         path = self.tree.relative(self.tree.root / inner) if given else ''
-        if path in self.tree.known or (path and (self.tree.root / path).is_file()):
+        if path in self.tree.known or (path and os.path.isfile(self.tree.root / path)):
             return path, False
         near = self.tree.by_stem.get(stem(file), [])
         others = near or self.tree.by_base.get(base(given).lower(), [])

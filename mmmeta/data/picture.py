@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
@@ -53,7 +55,7 @@ def picture(data: DataSet) -> Image.Image | None:
 def _spread(data: DataSet) -> list[Item]:
     """Return items of the first split, evenly spread ones first, empty ones last."""
     for split in data.splits.values():
-        items = [item for item in split.items if item.path.is_file()]
+        items = [item for item in split.items if os.path.isfile(item.path)]
         full = [i for i in items if i.objects or i.map or i.label is not None]
         if full:
             step = max(1, len(full) // COUNT)

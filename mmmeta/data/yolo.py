@@ -76,7 +76,7 @@ def read(tree: Tree, config: str, labels: list[str]) -> DataSet:
             path = tree.root / name
             label = label_file(name)
             item = Item(path, os.path.relpath(name, start or '.'), *facts[path][:2])
-            if label in tree.known or (tree.root / label).is_file():
+            if label in tree.known or os.path.isfile(tree.root / label):
                 used.add(label)
                 item.source = label
                 item.objects = reader.read(label, item)
@@ -151,7 +151,7 @@ def _images(
                 # Roboflow names a test split even if there is none.
                 severity = WARNING if split == 'test' else ''
                 faults.add('file-missing', config, key, text, severity)
-            elif (tree.root / place).is_file():
+            elif os.path.isfile(tree.root / place):
                 found += _listed(tree, place, faults)
             else:
                 found += _inside(tree, place)
@@ -181,7 +181,7 @@ def _resolve(tree: Tree, config: str, start: Any, text: str) -> str | None:
     bases = [here / str(start), here] if start else [here]
     bare = re.sub(r'^(\.\./)+', '', text)
     for path in [b / t for t in (text, bare) for b in bases]:
-        if path.exists():
+        if os.path.exists(path):
             return os.path.relpath(path, tree.root)
     return None
 
@@ -202,7 +202,7 @@ def _listed(tree: Tree, place: str, faults: Faults) -> list[str]:
         if not line:
             continue
         for start in (tree.root / folder(place), tree.root):
-            if (start / line).is_file():
+            if os.path.isfile(start / line):
                 found.append(os.path.relpath(start / line, tree.root))
                 break
         else:

@@ -98,6 +98,23 @@ def test_coco_has_other_files_too(tmp_path):
     for name in ('captions_train2017', 'person_keypoints_val2017'):
         making.coco_file(root / f'annotations/{name}.json', ['0.jpg'], categories=[])
     assert len(read(root).items) == 4
+    # A file alone is one split.
+    file = root / 'annotations/instances_val.json'
+    assert list(read(file).splits) == ['val']
+
+
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16', 'utf-16-be', 'latin-1'])
+def test_encodings(tmp_path, encoding):
+    """MMDetection reads only UTF-8."""
+    root = making.coco(tmp_path)
+    for file in root.glob('annotations/*'):
+        content = file.read_text().replace('"cat"', '"kätzchen"')
+        file.write_bytes(content.encode(encoding))
+    data = read(root, ['encoding'])
+    assert data.problems[0].severity == 'error'
+    assert data.problems[0].count == 2
+    assert data.classes == ['kätzchen', 'dog']
+    assert boxes(data) == [BOX] * 4
 
 
 def test_masks_and_crowds(tmp_path):

@@ -200,6 +200,18 @@ def test_other_names_of_splits(tmp_path):
     ]
 
 
+def test_a_folder_around_the_data_set(tmp_path):
+    for build in (making.folders, making.png, making.voc, making.yolo, making.coco):
+        root = tmp_path / build.__name__
+        expected = build(root / 'archive/data set')
+        data = read(root)
+        assert [item.path for item in data.items] == [
+            item.path for item in read(expected).items
+        ]
+        for split in data.splits.values():
+            assert split.items[0].path == split.images / split.items[0].name
+
+
 def test_links(tmp_path):
     real = making.folders(tmp_path / 'real')
     (tmp_path / 'linked').mkdir()
