@@ -92,7 +92,8 @@ def _draw(
         values = np.asarray(labels.resize((width, height), Image.Resampling.NEAREST))
         table = np.zeros((256, 3), np.uint8)
         table[: len(colors)] = colors[:256]
-        image = blend(image, table[values], values != IGNORED)
+        there = (values != IGNORED)[..., None]
+        image = np.where(there, mixed(image, table[values]), image)
         return _name_regions(image, values, data.classes, colors)
     order = sorted(item.objects, key=lambda o: -o.box[2] * o.box[3])
     found = [_mask(item, thing, (width, height)) for thing in order]
