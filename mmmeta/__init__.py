@@ -11,9 +11,17 @@ if TYPE_CHECKING:
     from mmmeta.hosts.predictor import load
     from mmmeta.models.build import create_model
     from mmmeta.optimized.optimize import optimize
+    from mmmeta.tuning.train import finetune
     from mmmeta.weights.names import list_models
 
-__all__ = ['__version__', 'create_model', 'list_models', 'load', 'optimize']
+__all__ = [
+    '__version__',
+    'create_model',
+    'finetune',
+    'list_models',
+    'load',
+    'optimize',
+]
 
 
 def _register_with_mmengine() -> None:
@@ -36,6 +44,7 @@ _register_with_mmengine()
 # Imported on first use: listing names must not wait for PyTorch.
 _LAZY = {
     'create_model': 'mmmeta.models.build',
+    'finetune': 'mmmeta.tuning.train',
     'list_models': 'mmmeta.weights.names',
     'load': 'mmmeta.hosts.predictor',
     'optimize': 'mmmeta.optimized.optimize',

@@ -14,18 +14,19 @@ BASE = {'errors', 'registry', 'version'}  # may be imported anywhere
 # Folders and top-level files of the package, and what else they may import.
 ALLOWED = {
     # Imported on first use, by name; only type checkers see these imports.
-    '__init__': {'hosts', 'models', 'optimized', 'weights'},
+    '__init__': {'hosts', 'models', 'optimized', 'tuning', 'weights'},
     'cli': {'commands', 'hosts'},
     'utils': {'models'},
     'commands': {
         *('hosts', 'datasets', 'optimized', 'models', 'weights', 'ops', 'archs'),
-        *('export', 'runtime', 'data'),
+        *('export', 'runtime', 'data', 'tuning'),
     },
     'export': {'hosts', 'weights', 'runtime'},
     'runtime': set(),  # neither PyTorch nor what needs it
     'hosts': {'models', 'weights', 'ops'},
     'data': {'hosts', 'runtime'},  # of hosts, what needs no PyTorch
     'datasets': {'data'},
+    'tuning': {'data', 'hosts', 'weights', 'archs'},
     'optimized': {'models', 'ops'},
     'models': {'ops', 'weights', 'archs'},
     'ops': set(),

@@ -19,6 +19,7 @@ COMMANDS = {
         'download': 'download published checkpoints in advance',
         'convert': 'write a checkpoint in another layout',
         'data': 'say what a data set is and what is wrong with it, and convert it',
+        'finetune': 'train a model on a data set of your own',
         'predict': 'run a detector, segmentor or classifier on images',
         'export': 'write a trained model as one file: ONNX, OpenVINO or PyTorch',
         'validate': 'measure top-1 and top-5 accuracy on a folder of class folders',

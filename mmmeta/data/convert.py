@@ -176,7 +176,7 @@ def write_coco(data: DataSet, folder: Path) -> list[str]:
                     objects, rest = _of_map(item, data, first)
                     ignored += rest
                 for thing in objects:
-                    rows.append(_annotation(thing, item, number, ids[thing.label]))
+                    rows.append(coco_row(thing, item, number, ids[thing.label]))
             _number(rows)
             content = {
                 **part.extra,
@@ -194,7 +194,15 @@ def write_coco(data: DataSet, folder: Path) -> list[str]:
     return lost + _left_out(missing, 'images cannot be read and were left out')
 
 
-def _annotation(thing: Object, item: Item, image: Any, category: Any) -> dict[str, Any]:
+def coco_row(thing: Object, item: Item, image: Any, category: Any) -> dict[str, Any]:
+    """Return an object as COCO has it.
+
+    Args:
+        thing: The object.
+        item: Its image.
+        image: The image's id.
+        category: The class's id.
+    """
     row: dict[str, Any] = {
         **thing.extra,
         'image_id': image,

@@ -1,6 +1,7 @@
 """A hook that logs how long a training will take."""
 
 import math
+import sys
 import time
 from typing import Any
 
@@ -106,3 +107,55 @@ def validations_left(runner: Runner) -> int:
         k >= loop.val_begin and (k % loop.val_interval == 0 or k == end)
         for k in range(now + 1, end + 1)
     )
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Show a bar with the time left, the loss and the latest score.
+
+    It counts training iterations. Without a terminal it writes a line per validation.
+
+    Args:
+        metric: The score to show, such as 'coco/bbox_mAP'. Default: none.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, metric: str | None = None) -> None:
+        self.metric = metric
+        self.best: float | None = None
+        self.bar: Any = None
+
+    def before_train(self, runner: Runner) -> None:
+        from tqdm import tqdm
+
+        self.bar = tqdm(
+            total=runner.max_iters, initial=runner.iter, unit='step', disable=None
+        )
+        self.shown: dict[str, str] = {}
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        if outputs and 'loss' in outputs and self.bar.n % 10 == 0:
+            self.shown['loss'] = f'{float(outputs["loss"]):.3f}'
+            self.bar.set_postfix(self.shown, refresh=False)
+        self.bar.update()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        score = (metrics or {}).get(self.metric)
+        if score is None:
+            return
+        self.best = score if self.best is None else max(self.best, score)
+        epoch = f'epoch {runner.epoch}: {self.metric} {score:.3f}'
+        self.shown['score'] = f'{score:.3f}'
+        self.bar.write(f'{epoch}, best {self.best:.3f}', file=sys.stderr)
+
+    def close(self) -> None:
+        """Remove the bar, which would otherwise stay at an early end."""
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,310 @@
+"""What to train on a data set: the method, the base config, sizes and schedule."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from mmmeta.archs.families import ARCHS, FAMILIES
+from mmmeta.data import DataSet
+from mmmeta.errors import InvalidValueError, UserError
+from mmmeta.weights.names import SCHEME, nearest
+from mmmeta.weights.zoo import ZOO
+
+# By method: the task of its data, and the metric that tells which checkpoint is best.
+METHODS = {
+    'retinanet': ('detection', 'coco/bbox_mAP'),
+    'mask_rcnn': ('instances', 'coco/segm_mAP'),
+    'cascade_mask_rcnn': ('instances', 'coco/segm_mAP'),
+    'semantic_fpn': ('segmentation', 'mIoU'),
+    'upernet': ('segmentation', 'mIoU'),
+    'classifier': ('classification', 'accuracy/top1'),
+}
+DEFAULTS = {
+    'detection': 'retinanet',
+    'instances': 'mask_rcnn',
+    'segmentation': 'semantic_fpn',
+    'classification': 'classifier',
+}
+# Where MMEngine looks for `mmmeta::`.
+ZOO_CONFIGS = Path(__file__).resolve().parents[1] / '.mim' / 'configs'
+BACKBONE = 'poolformer_s12'
+# Recipes for a start from random weights, which normalize the neck and the heads.
+SCRATCH = {
+    'retinanet': 'detection/retinanet_poolformer_s12_shapes.py',
+    'mask_rcnn': 'detection/mask_rcnn_poolformer_s12_shapes.py',
+    'semantic_fpn': 'segmentation/semantic_fpn_poolformer_s12_shapes.py',
+}
+# The base of a method for a backbone that has no config of its own.
+NEAREST = {
+    'retinanet': 'detection/retinanet_poolformer_s12.py',
+    'mask_rcnn': 'detection/mask_rcnn_convformer_s18.py',
+    'cascade_mask_rcnn': 'detection/cascade_mask_rcnn_convformer_s18.py',
+    'semantic_fpn': 'segmentation/semantic_fpn_poolformer_s12.py',
+    'upernet': 'segmentation/upernet_convformer_s18.py',
+}
+IMAGES = 12_000  # that a training sees by default: those of few images more often
+EPOCHS = 12, 100  # least and most
+SIDE = {'detection': 1333, 'segmentation': 512, 'classification': 224}
+RARE = 0.1  # share of the images with a class below which they are repeated
+FEW = 10_000  # images; in larger data sets nothing is repeated
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All decisions; the config says them again.
+
+    Attributes:
+        method: A key of `METHODS`.
+        backbone: A name of `ARCHS`.
+        base: The config that is inherited, in configs/.
+        own_backbone: Whether the base has this backbone already.
+        weights: Checkpoint that the backbone starts from, or None.
+        load_from: Checkpoint that the whole model starts from, or None.
+        classes: Names.
+        train: Number of training images.
+        epochs: Passes over them.
+        batch_size: Images per process.
+        size: Longer and shorter side of the images in pixels; None: the base's.
+        smallest: Side of the smallest anchor in pixels, or None for the base's.
+        balance: Share below which images with a rare class are repeated, or None.
+        frozen_stages: As the backbone's argument; -1: none.
+        seed: Random seed.
+        workers: Processes that read images.
+    """
+
+    method: str
+    backbone: str
+    base: str
+    own_backbone: bool
+    weights: str | None
+    load_from: str | None
+    classes: tuple[str, ...]
+    train: int
+    epochs: int
+    batch_size: int
+    size: tuple[int, int] | None
+    smallest: int | None
+    balance: float | None
+    frozen_stages: int
+    seed: int
+    workers: int
+
+    @property
+    def task(self) -> str:
+        """The task of the data."""
+        return METHODS[self.method][0]
+
+    @property
+    def metric(self) -> str:
+        """The metric by which the best checkpoint is kept."""
+        return METHODS[self.method][1]
+
+    @property
+    def type(self) -> str:
+        """The class of the backbone in `mmmeta.models`."""
+        return class_of(self.backbone)
+
+
+def class_of(backbone: str) -> str:
+    """Return the class of a backbone, such as 'CAFormer' of 'caformer_s18'."""
+    family = backbone.partition('_')[0]
+    return next(f.name for f in FAMILIES if f.name.lower() == family)
+
+
+def make_plan(
+    data: DataSet,
+    train: int,
+    *,
+    method: str | None = None,
+    backbone: str | None = None,
+    weights: str = 'zoo',
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    frozen_stages: int = -1,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Plan:
+    """Decide what to train.
+
+    Args:
+        data: The data set, without errors.
+        train: Number of its training images.
+        method: A key of `METHODS`. Default: by the annotations.
+        backbone: A name of `mmmeta list`. Default: that of `weights` if they are a
+            published model's, else poolformer_s12.
+        weights: 'zoo' for the backbone's published weights, 'none' for random ones,
+            or a detector's, segmentor's or classifier's checkpoint: a file, a URL, or
+            a published name. Default: 'zoo'.
+        epochs: Passes over the training images. Default: as many as show about 12,000
+            images, 12 to 100.
+        batch_size: Images per process. Default: the base config's, or fewer if there
+            are few.
+        image_size: Longer and shorter side in pixels. Default: the base config's, or
+            the images' if these are smaller.
+        frozen_stages: As the backbone's argument. Default: -1, none.
+        seed: Random seed. Default: 0.
+        workers: Processes that read images. Default: one per core, at most 4.
+
+    Raises:
+        InvalidValueError: An unknown method or backbone.
+        UserError: The method does not suit the annotations.
+    """
+    method = _method(data, method)
+    load_from = None
+    if weights not in ('zoo', 'none'):
+        load_from = _checkpoint(weights)
+        backbone = backbone or _backbone_of(load_from)
+    backbone = backbone or BACKBONE
+    if backbone not in ARCHS:
+        close = nearest(backbone, list(ARCHS))
+        raise InvalidValueError(
+            f'backbone {backbone!r} is unknown'
+            + (f'; nearest: {", ".join(close)}' if close else '')
+            + '. `mmmeta list` prints all'
+        )
+    base, own = _base(method, backbone, weights == 'none')
+    size = image_size or _size(data, METHODS[method][0])
+    least, most = EPOCHS
+    return Plan(
+        method=method,
+        backbone=backbone,
+        base=base,
+        own_backbone=own,
+        weights=_weights_of(backbone) if weights == 'zoo' else None,
+        load_from=load_from,
+        classes=tuple(data.classes),
+        train=train,
+        epochs=epochs or min(most, max(least, round(IMAGES / train))),
+        batch_size=batch_size or _batch_size(method, train),
+        size=size,
+        smallest=_smallest(data, size),
+        balance=_balance(data),
+        frozen_stages=frozen_stages,
+        seed=seed,
+        workers=min(4, os.cpu_count() or 1) if workers is None else workers,
+    )
+
+
+def _method(data: DataSet, method: str | None) -> str:
+    if method is None:
+        return DEFAULTS[data.task]
+    if method not in METHODS:
+        raise InvalidValueError(
+            f'method {method!r} is unknown; expected one of {", ".join(METHODS)}'
+        )
+    task = METHODS[method][0]
+    # Boxes are all that RetinaNet needs.
+    if task not in (data.task, 'detection' if data.task == 'instances' else ''):
+        fitting = [
+            name
+            for name, (kind, _) in METHODS.items()
+            if kind == data.task or (kind, data.task) == ('detection', 'instances')
+        ]
+        raise UserError(
+            f'method {method} needs data for {task}, and these are for {data.task}: '
+            f'choose {" or ".join(fitting)}'
+        )
+    return method
+
+
+def _checkpoint(text: str) -> str:
+    from mmmeta.weights.names import find, is_name
+
+    if '/' not in text and not os.path.exists(text) and is_name(text):
+        return SCHEME + find(text).name
+    if '://' not in text and not os.path.isfile(text):
+        raise UserError(
+            f'weights {text}: no such file; expected zoo, none, a checkpoint (a file '
+            'or a URL) or a name of `mmmeta list --task detection`'
+        )
+    return text if '://' in text else os.path.abspath(text)
+
+
+def _backbone_of(checkpoint: str) -> str | None:
+    """Return the backbone that a published model's name ends with."""
+    from mmmeta.weights.names import find, is_name
+
+    if not is_name(checkpoint):
+        return None
+    name = find(checkpoint).name
+    known = [arch for arch in ARCHS if arch in name]
+    return max(known, key=len, default=None)
+
+
+def _weights_of(backbone: str) -> str:
+    """Return the address of a backbone's published weights."""
+    names = [name for name, row in ZOO.items() if row.arch == backbone]
+    return SCHEME + names[0]
+
+
+def _base(method: str, backbone: str, scratch: bool) -> tuple[str, bool]:
+    """Return the config to inherit, and whether it has the backbone."""
+    if scratch and method in SCRATCH:
+        return SCRATCH[method], backbone == 'poolformer_s12'
+    if method == 'classifier':
+        return f'classification/{backbone}.py', True
+    folder = 'segmentation' if METHODS[method][0] == 'segmentation' else 'detection'
+    own = f'{folder}/{method}_{backbone}.py'
+    return (own, True) if (ZOO_CONFIGS / own).is_file() else (NEAREST[method], False)
+
+
+def _size(data: DataSet, task: str) -> tuple[int, int] | None:
+    """Return sides for images that are smaller than the base config's."""
+    sides = [(max(i.width, i.height), min(i.width, i.height)) for i in data.items]
+    long, short = (round(median(x)) for x in zip(*sides, strict=True))
+    if task == 'classification':
+        return None
+    if task == 'segmentation':
+        full = SIDE[task]
+        if short >= full:
+            return None
+        return _multiple(long), _multiple(short)
+    return None if long >= SIDE['detection'] / 2 else (long, short)
+
+
+def _multiple(side: int) -> int:
+    return max(64, math.ceil(side / 32) * 32)
+
+
+def _batch_size(method: str, train: int) -> int:
+    full = {'classifier': 32, 'semantic_fpn': 8}.get(method, 4)
+    return max(1, min(full, train // 4))
+
+
+def _smallest(data: DataSet, size: tuple[int, int] | None) -> int | None:
+    """Return the side of an anchor that fits all but the smallest tenth of the boxes.
+
+    None: anchors as small as the base configs' do.
+    """
+    sides = []
+    for item in data.items:
+        long, short = size or (1333, 800)
+        if not item.width or not item.height:
+            continue
+        sides_of = max(item.width, item.height), min(item.width, item.height)
+        ratio = min(long / sides_of[0], short / sides_of[1])
+        for thing in item.objects:
+            sides.append(ratio * math.sqrt(max(thing.box[2] * thing.box[3], 0)))
+    if not sides:
+        return None
+    tenth = sorted(sides)[len(sides) // 10]
+    return next((side for side in (8, 16) if tenth < side * 1.5), None)
+
+
+def _balance(data: DataSet) -> float | None:
+    """Return the share of images with a class below which they are repeated."""
+    items = data.splits['train'].items
+    if data.task == 'segmentation' or len(items) > FEW:
+        return None
+    counts = [0] * len(data.classes)
+    for item in items:
+        labels = {thing.label for thing in item.objects if not thing.crowd}
+        if item.label is not None:
+            labels.add(item.label)
+        for label in labels:
+            counts[label] += 1
+    shares = [count / len(items) for count in counts if count]
+    return RARE if shares and min(shares) < RARE / 2 else None
