@@ -142,7 +142,7 @@ class ProgressHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         if outputs and 'loss' in outputs and self.bar.n % 10 == 0:
-            self.shown['loss'] = f'{float(outputs["loss"]):.3f}'
+            self.shown['loss'] = f'{float(outputs["loss"].detach()):.3f}'
             self.bar.set_postfix(self.shown, refresh=False)
         self.bar.update()
 

@@ -1,7 +1,5 @@
 """From a data set to a trained model."""
 
-import contextlib
-import io
 import logging
 import os
 import sys
@@ -170,6 +168,8 @@ def train(config: Path, folder: Path, metric: str | None = None) -> None:
     """
     from mmmeta.hosts import launch
     from mmmeta.hosts.config import check_data, load_config
+    from mmmeta.hosts.hooks import ProgressHook
+    from mmmeta.hosts.predictor import hush
 
     cfg = load_config(str(config))
     cfg.work_dir = str(folder)
@@ -177,17 +177,15 @@ def train(config: Path, folder: Path, metric: str | None = None) -> None:
     metric = metric or cfg.default_hooks.checkpoint.save_best
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
     # MMEngine's log goes to the file only; errors are raised anyway.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with hush():
         runner = launch.build_runner(cfg)
     for handler in runner.logger.handlers:
         if type(handler) is logging.StreamHandler:
             handler.setStream(sys.stderr)
             handler.setLevel(logging.ERROR)
-    from mmmeta.hosts.hooks import ProgressHook
-
     progress = ProgressHook(metric)
     runner.register_hook(progress, priority='LOWEST')
-    with contextlib.redirect_stdout(io.StringIO()):
+    with hush():
         runner.train()
     progress.close()
     best = max(folder.glob('best_*.pth'), key=os.path.getmtime, default=None)
