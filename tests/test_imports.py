@@ -21,7 +21,7 @@ ALLOWED = {
         *('hosts', 'datasets', 'optimized', 'models', 'weights', 'ops', 'archs'),
         *('export', 'runtime', 'data', 'tuning'),
     },
-    'export': {'hosts', 'weights', 'runtime'},
+    'export': {'hosts', 'models', 'weights', 'runtime'},
     'runtime': set(),  # neither PyTorch nor what needs it
     'hosts': {'models', 'weights', 'ops'},
     'data': {'hosts', 'runtime'},  # of hosts, what needs no PyTorch

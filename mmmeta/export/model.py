@@ -11,6 +11,7 @@ from mmmeta.export.dense import Classifier, Segmentor, free_sizes
 from mmmeta.export.detectors import Detector, SingleStage, TwoStage
 from mmmeta.export.prepare import Prepare, build_prepare
 from mmmeta.hosts.predictor import Predictor
+from mmmeta.models.layers import take_means
 
 
 class Whole(nn.Module, ABC):
@@ -165,6 +166,7 @@ def whole_model(
     pipeline = predictor.config.test_dataloader.dataset.pipeline
     prepare = build_prepare(pipeline, model.data_preprocessor)
     free_sizes(model)
+    take_means(model)
     whole: Whole
     if predictor.task == 'segmentation':
         outputs = ('map', 'scores') if scores or model_api else ('map',)

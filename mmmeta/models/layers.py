@@ -66,6 +66,41 @@ class MapLayerNorm(nn.Module):
     extra_repr = ChannelLayerNorm.extra_repr
 
 
+class NormByMeans(nn.Module):
+    """`MapLayerNorm` from means of means, as accurate in other runtimes as here.
+
+    ONNX Runtime and OpenVINO sum a whole map in one go: at 800x1216 PoolFormer-S12 is
+    off by 8e-4 and 3e-4 of an output's deviation, with means of means by 3e-6.
+
+    Args:
+        norm: The plain norm.
+    """
+
+    def __init__(self, norm: MapLayerNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, square = (
+            y.mean((2, 3), keepdim=True).mean(1, keepdim=True) for y in (x, x * x)
+        )
+        norm = self.norm
+        scale = (square - mean * mean + norm.eps).rsqrt() * norm.weight.view(-1, 1, 1)
+        shift = -mean * scale
+        return x * scale + (
+            shift if norm.bias is None else shift + norm.bias.view(-1, 1, 1)
+        )
+
+
+def take_means(model: nn.Module) -> None:
+    """Replace each norm of a whole map by `NormByMeans`."""
+    for name, child in model.named_children():
+        if type(child) is MapLayerNorm:
+            setattr(model, name, NormByMeans(child))
+        else:
+            take_means(child)
+
+
 NORMS: dict[str, type[nn.Module]] = {
     'GN': MapLayerNorm,
     'LN': ChannelLayerNorm,

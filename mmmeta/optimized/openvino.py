@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmeta.errors import UserError, require
-from mmmeta.models.layers import MapLayerNorm
+from mmmeta.models.layers import take_means
 from mmmeta.models.metaformer import MetaFormer
 from mmmeta.ops.layout import strides_are_read
 
@@ -21,29 +21,6 @@ SMALL = 512 * 512
 # Tolerances between models for one shape and for any shape, in standard deviations:
 # OpenVINO 2026.4 is off by 1e-2 for attention over very few positions.
 TOLERANCES = {'f32': 1e-3, 'bf16': 0.3}
-
-
-class NormByMeans(nn.Module):
-    """`MapLayerNorm` from means of means, accurate at any size but slightly slower.
-
-    Args:
-        norm: The plain norm.
-    """
-
-    def __init__(self, norm: MapLayerNorm) -> None:
-        super().__init__()
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        mean, square = (
-            y.mean((2, 3), keepdim=True).mean(1, keepdim=True) for y in (x, x * x)
-        )
-        norm = self.norm
-        scale = (square - mean * mean + norm.eps).rsqrt() * norm.weight.view(-1, 1, 1)
-        shift = -mean * scale
-        return x * scale + (
-            shift if norm.bias is None else shift + norm.bias.view(-1, 1, 1)
-        )
 
 
 class ChannelsLast(nn.Module):
@@ -94,7 +71,7 @@ class OpenVinoBackbone:
         }
         self._channels_last = strides_are_read()
         self._small = self._convert(backbone.float())
-        _take_means(backbone)
+        take_means(backbone)
         self._large = self._convert(backbone)
         channels = backbone.in_channels
         self._any = self._compile(self._large, [-1, channels, -1, -1])
@@ -175,12 +152,3 @@ class OpenVinoBackbone:
         model.reshape(shape)
         compiled = self._openvino.compile_model(model, 'CPU', self._options)
         return compiled.create_infer_request()
-
-
-def _take_means(model: nn.Module) -> None:
-    """Replace each norm of a whole map by `NormByMeans`."""
-    for name, child in model.named_children():
-        if type(child) is MapLayerNorm:
-            setattr(model, name, NormByMeans(child))
-        else:
-            _take_means(child)

@@ -4,8 +4,10 @@ import onnxruntime
 import pytest
 import torch
 from mmengine.registry import MODELS
+from torch import nn
 
 from mmmeta.models import FAMILIES
+from mmmeta.models.layers import MapLayerNorm, take_means
 
 # The other families' blocks are among these: IdentityFormer's and PoolFormerV2's are
 # RandFormer's with other mixers, ConvFormer's are those of CAFormer's first stages.
@@ -53,3 +55,15 @@ def test_export(family, tmp_path):
         for a, b, c in zip(plain, exported, found, strict=True):
             torch.testing.assert_close(b, a, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(torch.from_numpy(c), a, atol=1e-4, rtol=1e-3)
+
+
+def test_norms_by_means_of_means_are_the_norms():
+    torch.manual_seed(0)
+    norms = nn.Sequential(MapLayerNorm(8), MapLayerNorm(8, bias=False))
+    for parameter in norms.parameters():
+        nn.init.normal_(parameter)
+    x = 5 + 3 * torch.randn(2, 8, 40, 50)
+    expected = norms(x)
+    take_means(norms)
+    assert not any(isinstance(m, MapLayerNorm) for m in norms)
+    torch.testing.assert_close(norms(x), expected, rtol=1e-4, atol=1e-4)
