@@ -103,18 +103,22 @@ class Lines:
     """A file that grows by complete lines, each written immediately.
 
     Args:
-        path: The file; previous content is deleted.
+        path: The file.
+        keep: Bytes of its previous content to keep; the rest is deleted. Default: 0.
 
     Raises:
         UserError: It cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
-        self._end = 0
+        self._end = keep
         try:
             # Unbuffered: lines that did not fit on a full disk are not retried at exit.
-            self._file = path.open('wb', buffering=0)
+            self._file = path.open('r+b' if keep else 'wb', buffering=0)
+            if keep:
+                self._file.truncate(keep)
+                self._file.seek(keep)
         except OSError as error:
             raise UserError(f'{path}: {error.strerror}') from error
 

@@ -318,7 +318,8 @@ def pick_device(name: str | None) -> str:
     """Return the device to run on.
 
     Args:
-        name: 'cpu', 'cuda', 'cuda:1', ...; None for a GPU if available.
+        name: 'cpu', 'cuda', 'cuda:1', ...; None for a GPU if available, of several
+            processes of a launcher one each.
 
     Raises:
         UserError: It is unknown or not available.
@@ -326,7 +327,9 @@ def pick_device(name: str | None) -> str:
     import torch
 
     if name is None:
-        return 'cuda' if torch.cuda.is_available() else 'cpu'
+        rank = os.environ.get('LOCAL_RANK')
+        gpu = f'cuda:{rank}' if rank else 'cuda'
+        return gpu if torch.cuda.is_available() else 'cpu'
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError) as error:

@@ -133,7 +133,7 @@ def test_no_input_is_written_over(classifier, tmp_path, capsys):
         ('segmentor', 'maps', False, 'maps: File exists'),
         ('segmentor', 'vis', False, 'vis: File exists'),
         ('segmentor', 'classes.csv', True, 'classes.csv is a folder'),
-        ('classifier', 'top5.csv', True, 'top5.csv: Is a directory'),
+        ('classifier', 'top5.csv', True, 'top5.csv is a folder'),
         ('detector', 'images.json', True, 'images.json is a folder'),
         ('detector', 'detections.jsonl.part', True, '.part: Is a directory'),
     ],

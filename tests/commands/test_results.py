@@ -340,8 +340,9 @@ def test_an_interruption_loses_nothing(
     assert not (tmp_path / 'out/detections.json').exists()
     assert sorted(os.listdir(tmp_path / 'out/maps')) == ['0.png', '1.png']
     assert len(rows_of(tmp_path / 'out/classes.csv')) == 7
-    found = [row['file'] for row in rows_of(tmp_path / 'out/top5.csv')]
-    assert found == ['0.png'] * 3 + ['1.png'] * 3
+    _, *images = lines_of(tmp_path / 'out/top5.jsonl.part')
+    assert [image['file_name'] for image in images] == ['0.png', '1.png']
+    assert not (tmp_path / 'out/top5.csv').exists()
 
 
 @pytest.mark.slow
@@ -380,10 +381,11 @@ def test_a_full_disk_ends_with_one_line(
         write_picture(tmp_path / f'in/{i}.png')
     out = tmp_path / 'out'
     out.mkdir()
-    (out / 'top5.csv').symlink_to('/dev/full')
+    part = out / 'top5.jsonl.part'
+    part.symlink_to('/dev/full')
     assert predict(*classifier, tmp_path / 'in', out=out) == 1
     err = capsys.readouterr().err
-    assert err == f'mmmeta predict: {out / "top5.csv"}: No space left on device\n'
+    assert err == f'mmmeta predict: {part}: No space left on device\n'
 
     replace = os.replace
 

@@ -1,6 +1,7 @@
 """`mmmeta predict MODEL INPUT...`: pictures and files of results.
 
-`inputs` lists the images, `writers` and `detections` write the predictions.
+`inputs` lists the images, `writers` and `detections` write the predictions, `journal`
+keeps them until the run is complete.
 """
 
 import argparse
@@ -71,6 +72,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='JSON',
         help='COCO annotations whose image and class ids are used for detections',
     )
+    parser.add_argument(
+        '--shard',
+        metavar='I/N',
+        help='only every Nth image, from the Ith; of N processes with the same '
+        '--out-dir the last one to finish writes the results of all (default: all '
+        "images, or by torchrun's processes)",
+    )
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='keep the results of an earlier run that ended early, and go on',
+    )
     add_cfg_options(parser)
 
 
@@ -81,10 +94,12 @@ def run(args: argparse.Namespace) -> int:
         output_stems,
         relative_names,
     )
+    from mmmeta.commands.predict.journal import parse_shard
     from mmmeta.commands.predict.writers import WRITERS
     from mmmeta.hosts.images import to_jpeg
     from mmmeta.runtime import is_exported
 
+    shard = parse_shard(args.shard)
     exported = is_exported(args.words[0])
     if exported:
         config, *inputs = args.words
@@ -108,11 +123,16 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f'--ann-file needs a detector; {config} has none')
     if not args.no_vis:
         make_folder(args.out_dir / 'vis')
-    writer = WRITERS[predictor.task](args.out_dir, predictor, paths, names, **options)
+    writer = WRITERS[predictor.task](
+        args.out_dir, predictor, paths, names, shard, args.resume, **options
+    )
+    chosen = [i for i in shard.of(len(paths)) if names[i] not in writer.journal.done]
     failures = Failures()
     drawn = 0
     try:
-        for i, image, sample in _samples(predictor, paths, args.batch_size, failures):
+        for i, image, sample in _samples(
+            predictor, paths, chosen, args.batch_size, failures
+        ):
             written = False
             with failures.of(paths[i]):
                 left_out = writer.add(names[i], stems[i], image, sample)
@@ -136,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
         files[args.out_dir / 'vis'] = f'{drawn} pictures'
     for path, what in files.items():
         print(printable(f'{path}: {what}'))
-    return failures.report(len(paths))
+    return failures.report(len(chosen))
 
 
 def _open(path: str, args: argparse.Namespace) -> Any:
@@ -153,6 +173,7 @@ def _open(path: str, args: argparse.Namespace) -> Any:
 def _samples(
     predictor: 'Predictor',
     paths: Sequence[Path],
+    chosen: Sequence[int],
     batch_size: int,
     failures: Failures,
 ) -> Iterator[tuple[int, 'np.ndarray', Any]]:
@@ -161,9 +182,9 @@ def _samples(
 
     from mmmeta.hosts.images import read_image
 
-    with tqdm(total=len(paths), unit='image', disable=None) as bar:
-        for start in range(0, len(paths), batch_size):
-            batch = range(start, min(start + batch_size, len(paths)))
+    with tqdm(total=len(chosen), unit='image', disable=None) as bar:
+        for start in range(0, len(chosen), batch_size):
+            batch = chosen[start : start + batch_size]
             images = {}
             for i in batch:
                 with failures.of(paths[i]):

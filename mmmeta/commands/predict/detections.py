@@ -4,11 +4,12 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmmeta.commands.files import Lines, check_files, replacing
+from mmmeta.commands.files import check_files, replacing
+from mmmeta.commands.predict.journal import WAITING, Journal, Shard
 from mmmeta.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,14 +25,16 @@ class DetectionWriter:
     `COCO('images.json').loadRes('detections.json')` works. Images and categories
     count from 1, or have the ids of an annotation file.
 
-    Until then the results are in `detections.jsonl.part`: a line of JSON with the
-    categories, then one per image, with its name.
+    Until then the results are in a journal, `detections.jsonl.part`, which begins with
+    the categories.
 
     Args:
         out_dir: The output folder.
         predictor: Has the classes.
         paths: Paths of all images.
         names: Their names, without duplicates.
+        shard: Which of them are predicted here.
+        resume: Keep the results of an earlier run.
         ann_file: A COCO annotation file whose ids are used. Default: None.
 
     Raises:
@@ -45,6 +48,8 @@ class DetectionWriter:
         predictor: 'Predictor',
         paths: Sequence[Path],
         names: Sequence[str],
+        shard: Shard,
+        resume: bool,
         ann_file: str | None = None,
     ) -> None:
         self.files = [out_dir / 'detections.json', out_dir / 'images.json']
@@ -57,17 +62,13 @@ class DetectionWriter:
             content = _read_annotations(ann_file)
             self.image_ids = _image_ids(content, ann_file, paths, names)
             self.category_ids = _category_ids(content, ann_file, predictor.classes)
-        self.lines = Lines(out_dir / 'detections.jsonl.part')
-        self.count = 0
-        self._write_line(dict(categories=self._categories()))
+        header = dict(categories=self._categories())
+        self.journal = Journal(out_dir, 'detections', header, names, shard, resume)
 
     def _categories(self) -> list[dict[str, Any]]:
         classes = self.predictor.classes
         ids = self.category_ids or range(1, len(classes) + 1)
         return [dict(id=i, name=n) for i, n in zip(ids, classes, strict=False)]
-
-    def _write_line(self, content: Mapping[str, Any]) -> None:
-        self.lines.write(json.dumps(content, allow_nan=False) + '\n')
 
     def add(self, name: str, stem: str, image: 'np.ndarray', sample: Any) -> str | None:
         """Add the detections on an image; `stem` is not used.
@@ -95,7 +96,7 @@ class DetectionWriter:
                 result['segmentation'] = found['masks'][i]
             detections.append(result)
         height, width = image.shape[:2]
-        self._write_line(
+        self.journal.add(
             dict(
                 id=self.image_ids[name],
                 file_name=name,
@@ -104,7 +105,6 @@ class DetectionWriter:
                 detections=detections,
             )
         )
-        self.count += 1
         if not left_out:
             return None
         return (
@@ -122,15 +122,17 @@ class DetectionWriter:
 
     def kept(self) -> str:
         """Return where the results written so far are."""
-        return f'{self.lines.path} has the detections of {self.count} images'
+        journal = self.journal
+        return f'{journal.path} has the detections of {len(journal.done)} images'
 
     def close(self) -> dict[Path, str]:
-        """Convert the lines to COCO's files; return descriptions of them."""
-        self.lines.close()
+        """Convert the journals to COCO's files; return what is there."""
+        if not self.journal.finish():
+            return {self.journal.path: WAITING}
         images, count = [], 0
         with replacing(self.files[0]) as results, replacing(self.files[1]) as ids:
             results.write(b'[')
-            for record in _records(self.lines.path):
+            for record in self.journal.records():
                 for detection in record.pop('detections'):
                     result = dict(image_id=record['id'], **detection)
                     text = f'{", " if count else ""}{json.dumps(result)}'
@@ -140,19 +142,11 @@ class DetectionWriter:
             results.write(b']\n')
             content = dict(images=images, annotations=[], categories=self._categories())
             ids.write(f'{json.dumps(content)}\n'.encode())
-        self.lines.path.unlink()
+        self.journal.remove()
         return {
             self.files[0]: f'{count} detections',
             self.files[1]: 'the meaning of their ids',
         }
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the images from the lines written by a `DetectionWriter`."""
-    with path.open() as file:
-        next(file)  # the categories
-        for line in file:
-            yield json.loads(line)
 
 
 # -- ids of an annotation file ----------------------------------------------------

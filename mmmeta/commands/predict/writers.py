@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmmeta.commands.files import (
-    Lines,
     check_files,
     csv_rows,
     make_folder,
+    replacing,
     write_whole,
 )
 from mmmeta.commands.predict.detections import DetectionWriter
+from mmmeta.commands.predict.journal import WAITING, Journal, Shard
 
 if TYPE_CHECKING:
     from mmmeta.hosts.predictor import Predictor
@@ -42,17 +43,20 @@ class SegmentationWriter:
         predictor: 'Predictor',
         paths: Sequence[Path],
         names: Sequence[str],
+        shard: Shard,
+        resume: bool,
     ) -> None:
         self.predictor = predictor
         self.folder, self.table = out_dir / 'maps', out_dir / 'classes.csv'
         check_files([self.table])
         make_folder(self.folder)
-        self.count = 0
+        header = dict(classes=list(predictor.classes))
+        self.journal = Journal(out_dir, 'maps', header, names, shard, resume)
         self.written = 0  # rows of the table
         self._write_table()
 
     def add(self, name: str, stem: str, image: np.ndarray, sample: Any) -> None:
-        """Write the map of an image as maps/STEM.png; `name` is not used.
+        """Write the map of an image as maps/STEM.png.
 
         Raises:
             ValueError: Its values are not indices that a PNG file can represent.
@@ -73,7 +77,7 @@ class SegmentationWriter:
         data = io.BytesIO()
         picture.save(data, 'png')
         write_whole(self.folder / f'{stem}.png', data.getvalue())
-        self.count += 1
+        self.journal.add(dict(file_name=name))
         if len(self.predictor.classes) > self.written:
             self._write_table()
 
@@ -89,18 +93,24 @@ class SegmentationWriter:
 
     def kept(self) -> str:
         """Say where the results are that were written so far."""
-        return f'{self.folder} has the maps of {self.count} images'
+        return f'{self.folder} has the maps of {len(self.journal.done)} images'
 
     def close(self) -> dict[Path, str]:
         """Return descriptions of the files."""
+        count = len(self.journal.done)
+        if self.journal.finish():
+            count = sum(1 for _ in self.journal.records())
+            self.journal.remove()
         return {
-            self.folder: f'{self.count} label maps',
+            self.folder: f'{count} label maps',
             self.table: 'the meaning of their values',
         }
 
 
 class ClassificationWriter:
     """Writes `top5.csv`: the most likely classes of each image, one per row.
+
+    Until then they are in a journal, `top5.jsonl.part`.
 
     Raises:
         UserError: It cannot be written.
@@ -112,11 +122,14 @@ class ClassificationWriter:
         predictor: 'Predictor',
         paths: Sequence[Path],
         names: Sequence[str],
+        shard: Shard,
+        resume: bool,
     ) -> None:
         self.predictor = predictor
-        self.lines = Lines(out_dir / 'top5.csv')
-        self.lines.write(csv_rows([['file', 'rank', 'index', 'class', 'score']]))
-        self.count = 0
+        self.table = out_dir / 'top5.csv'
+        check_files([self.table])
+        header = dict(classes=list(predictor.classes))
+        self.journal = Journal(out_dir, 'top5', header, names, shard, resume)
 
     def add(self, name: str, stem: str, image: np.ndarray, sample: Any) -> str | None:
         """Add the rows of an image; `stem` and `image` are not used.
@@ -127,23 +140,31 @@ class ClassificationWriter:
         classes, scores = self.predictor.classes, self.predictor.probabilities(sample)
         labels = np.argsort(-scores, kind='stable')[:TOP].tolist()
         top = zip(scores[labels].tolist(), labels, strict=True)
+        # JSON has no NaN; as text they are read back the same.
         rows = [
-            [name, rank, label, classes[label], score]
+            [rank, label, classes[label], repr(score)]
             for rank, (score, label) in enumerate(top, 1)
         ]
-        self.lines.write(csv_rows(rows))
-        self.count += 1
+        self.journal.add(dict(file_name=name, rows=rows))
         finite = np.isfinite(scores).all()
         return None if finite else 'NaN or infinite among the scores'
 
     def kept(self) -> str:
         """Say where the results are that were written so far."""
-        return f'{self.lines.path} has the rows of {self.count} images'
+        return f'{self.journal.path} has the rows of {len(self.journal.done)} images'
 
     def close(self) -> dict[Path, str]:
-        """Return a description of the table."""
-        self.lines.close()
-        return {self.lines.path: 'the most likely classes of each image'}
+        """Convert the journals to a table; return a description of what is there."""
+        if not self.journal.finish():
+            return {self.journal.path: WAITING}
+        with replacing(self.table) as file:
+            head = csv_rows([['file', 'rank', 'index', 'class', 'score']])
+            file.write(head.encode())
+            for record in self.journal.records():
+                rows = csv_rows([record['file_name'], *row] for row in record['rows'])
+                file.write(rows.encode('utf-8', 'surrogateescape'))
+        self.journal.remove()
+        return {self.table: 'the most likely classes of each image'}
 
 
 WRITERS = {
