@@ -3,6 +3,7 @@
 import io
 import os
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,34 @@ if TYPE_CHECKING:
 MAX_PIXELS = 178_956_970
 VARIABLE = 'MMMETA_MAX_PIXELS'
 _LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class TarImage(os.PathLike):
+    """An image in a tar file, whose path is ARCHIVE/MEMBER.
+
+    Attributes:
+        archive: The tar file, not compressed.
+        member: The image's name in it.
+        offset: Where its bytes begin in the archive.
+        size: How many they are.
+    """
+
+    archive: Path
+    member: str
+    offset: int
+    size: int
+
+    def __fspath__(self) -> str:
+        return f'{self.archive}/{self.member}'
+
+    __str__ = __fspath__
+
+    def read_bytes(self) -> bytes:
+        """Return the image file's content."""
+        with self.archive.open('rb') as file:
+            file.seek(self.offset)
+            return file.read(self.size)
 
 
 def read_image(path: str | os.PathLike, channels: int = 3) -> 'np.ndarray':
@@ -59,7 +88,8 @@ def _decode(path: str | os.PathLike, color: bool) -> 'np.ndarray | None':
         import cv2
     except ImportError:
         return np.asarray(_upright(path))[..., ::-1]
-    content = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    file = path if isinstance(path, TarImage) else Path(path)
+    content = np.frombuffer(file.read_bytes(), np.uint8)
     return cv2.imdecode(content, cv2.IMREAD_COLOR if color else cv2.IMREAD_UNCHANGED)
 
 
@@ -121,6 +151,8 @@ def open_picture(path: str | os.PathLike) -> 'Image.Image':
     with _LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
+            if isinstance(path, TarImage):
+                return Image.open(io.BytesIO(path.read_bytes()))
             return Image.open(path)
         finally:
             Image.MAX_IMAGE_PIXELS = limit

@@ -1,6 +1,7 @@
 """Several processes, or a run that goes on after an end, give one run's results."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,34 @@ def test_results_are_those_of_one_run(
     # Nothing to go on with: a new run.
     assert predict(model, images, tmp_path / 'three', '--resume') == 1
     assert content(tmp_path / 'three') == expected
+
+
+def test_tar_files(classifier, images, tmp_path, capsys):
+    for name, numbers in (('a', '013'), ('b', '24')):
+        with tarfile.open(tmp_path / f'{name}.tar', 'w') as file:
+            for number in numbers:
+                file.add(images / f'{number}.png', f'x/{number}.png')
+            file.add(images / '0.png', 'notes.txt')
+    words = ['predict', *classifier, str(tmp_path / '*.tar'), '--out-dir']
+    assert main([*words, str(tmp_path / 'out')]) == 1
+    assert 'a.tar/x/3.png' in capsys.readouterr().err
+    assert predict(classifier, images, tmp_path / 'one') == 1
+    found, expected = (
+        [line.split(',') for line in (tmp_path / f'{n}/top5.csv').read_text().split()]
+        for n in ('out', 'one')
+    )
+    by_name = {(row[0].rpartition('/')[2], row[1]): row[2:] for row in found}
+    assert by_name == {(row[0], row[1]): row[2:] for row in expected}
+    assert found[1][0] == 'a.tar/x/0.png'
+    assert (tmp_path / 'out/vis/b.tar/x/4.jpg').is_file()
+    broken = tmp_path / 'c.tar'
+    broken.write_bytes(b'x' * 2000)
+    assert predict(classifier, broken, tmp_path / 'out') == 1
+    assert 'cannot be read as a tar file' in capsys.readouterr().err
+    with tarfile.open(broken, 'w') as file:
+        file.add(images / '0.png', 'notes.txt')
+    assert predict(classifier, broken, tmp_path / 'out') == 1
+    assert 'a tar file without images' in capsys.readouterr().err
 
 
 def test_what_cannot_be_resumed(classifier, detector, images, tmp_path, capsys):

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--calibrate',
         metavar='FOLDER',
-        help='images for --int8, like those that the model will be used on; up to 300',
+        help='images for --int8, like those that the model will be used on; up to 100',
     )
     parser.add_argument(
         '--batch-size',

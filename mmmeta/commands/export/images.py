@@ -11,7 +11,7 @@ from mmmeta.errors import UserError
 from mmmeta.hosts.images import read_image
 
 MOST_COMPARED = 8
-MOST_CALIBRATED = 300  # as many as NNCF's default
+MOST_CALIBRATED = 100
 
 
 class Calibration(Sequence[np.ndarray]):

@@ -2,13 +2,16 @@
 
 import glob
 import os
+import tarfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path, PurePath
+from typing import Any
 
 from mmmeta.commands.files import unique_name
 from mmmeta.data.folders import files_in, is_in
 from mmmeta.errors import UserError
+from mmmeta.hosts.images import TarImage
 
 SUFFIXES = ['.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
 RESULT_SUFFIXES = {'vis': '.jpg', 'maps': '.png'}  # by folder
@@ -17,10 +20,12 @@ RESULT_SUFFIXES = {'vis': '.jpg', 'maps': '.png'}  # by folder
 def list_images(inputs: Sequence[str], out_dir: Path) -> list[Path]:
     """Return the input images without duplicates, in the given order.
 
+    Those of tar files are `TarImage`, which do for images what paths do.
+
     Args:
-        inputs: Images, folders (searched recursively, including linked folders) and
-            patterns with * or **. In folders and patterns, only files with an image
-            extension are used.
+        inputs: Images, tar files of images, folders (searched recursively, including
+            linked folders) and patterns with * or **. In folders and patterns, only
+            files with an image extension are used, or tar files in a pattern.
         out_dir: Files in it are skipped: pictures of an earlier run are not inputs.
 
     Raises:
@@ -29,14 +34,22 @@ def list_images(inputs: Sequence[str], out_dir: Path) -> list[Path]:
     found: dict[tuple[str, str], Path] = {}
     for text in inputs:
         path = Path(text)
-        if path.is_file():
+        inside: list[Path] = []
+        if path.suffix == '.tar' and path.is_file():
+            images = _in_tar(path)
+        elif path.is_file():
             images = [path]
         else:
             matches = [text] if path.is_dir() else glob.glob(text, recursive=True)
             inside = [file for match in matches for file in _inside(Path(match))]
             images = sorted(p for p in inside if not is_in(p, out_dir))
+            if not path.is_dir():
+                tars = sorted(m for m in matches if m.endswith('.tar'))
+                images += [image for tar in tars for image in _in_tar(Path(tar))]
         if not images:
             kind = 'a folder without images' if path.is_dir() else 'missing'
+            if path.is_file():
+                kind = 'a tar file without images'
             if path.is_dir() and inside:
                 kind = f'inside --out-dir {out_dir}, where results go'
             raise UserError(
@@ -46,6 +59,28 @@ def list_images(inputs: Sequence[str], out_dir: Path) -> list[Path]:
         for image in images:
             found.setdefault(_entry(image), image)
     return list(found.values())
+
+
+def _in_tar(path: Path) -> list[Any]:
+    """Return the images in a tar file, by name.
+
+    Raises:
+        UserError: It cannot be read, or is compressed.
+    """
+    try:
+        with tarfile.open(path, 'r:') as file:
+            return [
+                TarImage(path, member.name, member.offset_data, member.size)
+                for member in sorted(file, key=lambda member: member.name)
+                if member.isfile()
+                and os.path.splitext(member.name)[1].lower() in SUFFIXES
+                and not os.path.basename(member.name).startswith('.')
+            ]
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(
+            f'{path} cannot be read as a tar file ({error}); expected one that is not '
+            'compressed'
+        ) from error
 
 
 def _inside(path: Path) -> list[Path]:
