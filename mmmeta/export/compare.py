@@ -10,6 +10,7 @@ from mmmeta.runtime import Detections, LabelMap, Probabilities
 from mmmeta.runtime.model import Result
 
 IOU = 0.9  # of a box with that of the same object
+MASK_IOU = 0.8  # likewise of masks
 BEST = 20  # detections of an image that are compared
 SCORE = 0.02  # by which scores may differ
 
@@ -40,9 +41,9 @@ class Agreement:
 def agreement(expected: Sequence[Result], found: Sequence[Result]) -> Agreement:
     """Compare the results of the same images.
 
-    Detections agree that have the same class, boxes with an IoU of `IOU` and scores
-    within `SCORE`; of each image the best `BEST`. Of classifiers, images agree whose
-    first class is the same.
+    Detections agree that have the same class, boxes with an IoU of `IOU`, masks with
+    one of `MASK_IOU`, and scores within `SCORE`; of each image the best `BEST`. Of
+    classifiers, images agree whose first class is the same.
     """
     first = expected[0]
     compare: Any = (
@@ -64,11 +65,11 @@ def agreement(expected: Sequence[Result], found: Sequence[Result]) -> Agreement:
 def _detections(a: Detections, b: Detections) -> tuple[int, int, float]:
     count = min(BEST, len(a.scores))
     same, difference = 0, 0.0
-    for box, score, label in zip(
-        a.boxes[:count], a.scores[:count], a.labels[:count], strict=True
-    ):
-        near = (_ious(box, b.boxes) >= IOU) & (b.labels == label)
-        distances = np.abs(b.scores[near] - score)
+    for i in range(count):
+        near = (_ious(a.boxes[i], b.boxes) >= IOU) & (b.labels == a.labels[i])
+        if a.masks is not None and b.masks is not None:
+            near[near] = _mask_ious(a.masks[i], b.masks[near]) >= MASK_IOU
+        distances = np.abs(b.scores[near] - a.scores[i])
         if distances.size and distances.min() <= SCORE:
             same += 1
             difference = max(difference, float(distances.min()))
@@ -80,6 +81,12 @@ def _ious(box: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     inner = np.prod(np.maximum(np.minimum(box[2:], boxes[:, 2:]) - corner, 0), 1)
     areas = [np.prod(x[..., 2:] - x[..., :2], -1) for x in (box, boxes)]
     return inner / np.maximum(areas[0] + areas[1] - inner, 1e-9)
+
+
+def _mask_ious(mask: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    union = (mask | masks).sum((1, 2))
+    # Two masks without a pixel are the same.
+    return np.where(union, (mask & masks).sum((1, 2)) / np.maximum(union, 1), 1.0)
 
 
 def _maps(a: LabelMap, b: LabelMap) -> tuple[int, int, float]:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+SHORTEST = 1e-3  # side of a box in pixels
+
 
 def nms_top(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, count: int
@@ -60,6 +62,10 @@ def roi_align_levels(
     """
     import torchvision
 
+    # For boxes without area, such as those that fill up, OpenVINO would give NaN, and
+    # PyTorch gives 0.
+    corners, sides = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    boxes = torch.cat([corners, corners + sides.clamp(min=SHORTEST)], 1)
     out = maps[0].new_zeros(boxes.shape[0], maps[0].shape[1], size, size)
     for i, (x, scale) in enumerate(zip(maps, scales, strict=True)):
         here = (levels == i).nonzero().squeeze(1)
@@ -68,4 +74,4 @@ def roi_align_levels(
             x, rois, (size, size), scale, sampling_ratio, aligned=True
         )
         out = out.index_copy(0, here, found)
-    return out
+    return out * (sides > 0).all(1)[:, None, None, None]

@@ -155,3 +155,21 @@ def test_regions_come_from_the_map_of_their_level():
     for i, level in enumerate(levels.tolist()):
         align = RoIAlign((7, 7), 1 / (4, 8)[level], 0, aligned=True)
         torch.testing.assert_close(found[i], align(maps[level], rois[i : i + 1])[0])
+
+
+def test_boxes_without_area_have_regions_of_zeros_in_openvino(tmp_path):
+    import openvino
+
+    class Regions(torch.nn.Module):
+        def forward(self, x, boxes):
+            levels = torch.zeros(2, dtype=torch.int64)
+            return roi_align_levels([x], boxes, levels, 7, (1 / 4,), 0)
+
+    given = torch.randn(1, 4, 32, 32), torch.tensor([[1.0, 2, 30, 40], [0.0, 0, 0, 0]])
+    program = torch.export.export(Regions(), given)
+    torch.onnx.export(program, verbose=False).save(tmp_path / 'regions.onnx')
+    config = {'INFERENCE_PRECISION_HINT': 'f32'}
+    run = openvino.Core().compile_model(tmp_path / 'regions.onnx', 'CPU', config)
+    found = torch.from_numpy(run([x.numpy() for x in given])[0])
+    torch.testing.assert_close(found, Regions()(*given), atol=1e-5, rtol=1e-5)
+    assert not found[1].any()

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -221,3 +222,10 @@ def test_results_that_differ_do_not_agree():
     b = Detections(boxes, np.array([0.9, 0.5]), labels)
     assert agreement([a], [a]).share == 1
     assert agreement([a], [b]).share == 0.5
+    masks = np.zeros((2, 9, 9), bool)
+    masks[0, :5] = True
+    other = masks.copy()
+    other[0, 3:] = False
+    found = [replace(a, masks=x) for x in (masks, other)]
+    assert agreement(found[:1], found[:1]).share == 1
+    assert agreement(found[:1], found[1:]).share == 0.5
