@@ -23,7 +23,13 @@ MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmmeta', locations=['mmmeta.models']
 )
 HOOKS = Registry(
-    'hook', parent=MMENGINE_HOOKS, scope='mmmeta', locations=['mmmeta.hosts.hooks']
+    'hook',
+    parent=MMENGINE_HOOKS,
+    scope='mmmeta',
+    locations=[
+        *('mmmeta.hosts.hooks', 'mmmeta.hosts.saving'),
+        *('mmmeta.hosts.preemption', 'mmmeta.hosts.bad_steps'),
+    ],
 )
 
 # Users register their own mixers here, from their own files:

@@ -50,7 +50,7 @@ def main() -> None:
         config.set_tensorboard(cfg)
     config.check_constructor(cfg)
     config.check_data(cfg, ('train_dataloader', 'val_dataloader'))
-    launch.build_runner(cfg).train()
+    launch.train(launch.build_runner(cfg))
 
 
 if __name__ == '__main__':

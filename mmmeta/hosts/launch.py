@@ -6,13 +6,14 @@ Used by `tools/train.py` and `tools/test.py`.
 import argparse
 import os
 import os.path as osp
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from mmengine.config import Config
 
-from mmmeta.errors import UserError, printable
+from mmmeta.errors import UserError, one_line, printable
 from mmmeta.hosts.allocator import tune_allocator
 from mmmeta.hosts.checkpoints import watch
 from mmmeta.hosts.config import load_config
@@ -71,7 +72,8 @@ def build_runner(cfg: Config, testing: bool = False) -> Any:
     """Build MMEngine's runner, or the one that `runner_type` names.
 
     It reports checkpoints that do not fit; the config's `allow_missing` lists parts
-    that may be missing in training.
+    that may be missing in training. In training it has a PreemptionHook and a
+    BadStepHook, with their defaults if the config has none.
 
     Args:
         cfg: The config.
@@ -80,11 +82,41 @@ def build_runner(cfg: Config, testing: bool = False) -> Any:
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
+    from mmmeta.hosts.bad_steps import BadStepHook
+    from mmmeta.hosts.preemption import PreemptionHook
+
     if cfg.get('launcher') == 'pytorch':
         _use_cpu_if_alone(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     watch(runner, testing, cfg.get('allow_missing') or ())
+    if not testing:
+        for kind in (BadStepHook, PreemptionHook):
+            if not any(isinstance(hook, kind) for hook in runner.hooks):
+                runner.register_hook(kind())
     return runner
+
+
+def train(runner: Any) -> None:
+    """Train by a runner of `build_runner`.
+
+    Raises:
+        UserError: A process that loads data was killed, among others.
+        SystemExit: With status 75 after SIGTERM or SIGUSR1: to be continued.
+    """
+    try:
+        runner.train()
+    except RuntimeError as error:
+        if not re.match(r'DataLoader worker \(pid', str(error)):
+            raise
+        from mmmeta.hosts.saving import note_of
+
+        last = note_of(runner.work_dir)
+        raise UserError(
+            f'a process that loads training data was killed: {one_line(error)} Often '
+            'the memory, or the shared memory in /dev/shm, is full: lower '
+            'train_dataloader.num_workers or batch_size, then continue with --resume '
+            f'(the last checkpoint: {last or "none yet"})'
+        ) from error
 
 
 def _use_cpu_if_alone(cfg: Config) -> None:
