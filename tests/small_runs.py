@@ -1,7 +1,9 @@
 """A small training on the embedded images, by the tools, for tests of runs that end."""
 
+import multiprocessing
 import os
 import random
+import runpy
 import signal
 from pathlib import Path
 
@@ -142,6 +144,22 @@ def write_configs(folder: Path, data: Path) -> None:
     for name, sampler in (('iterations', 'Infinite'), ('rounds', 'Default')):
         more = BY_ITERATION.format(sampler=f'{sampler}Sampler')
         (folder / f'{name}.py').write_text(text + more)
+
+
+def train(monkeypatch, name: str, work: str, *args: str) -> None:
+    """Call the training tool as users do, in this process."""
+    SmallScore.score = 0
+    words = ['train.py', f'{name}.py', '--work-dir', work, *args]
+    monkeypatch.setattr('sys.argv', words)
+    tool = Path(__file__).parents[1] / 'tools/train.py'
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        runpy.run_path(str(tool))['main']()
+    finally:  # as at the end of a process
+        for child in multiprocessing.active_children():
+            child.terminate()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 # What torchrun does, in forks of one process; prints the exit status of each.

@@ -1,12 +1,30 @@
 #!/usr/bin/env bash
 # Train on several GPUs:  tools/dist_train.sh CONFIG GPUS [options of train.py]
 # Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT.
+# After SIGTERM or SIGUSR1 it saves and exits with 75: continue with --resume.
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
 config=$1 gpus=$2
 shift 2
-exec python -m torch.distributed.run \
+set -m  # in the background without this, Ctrl-C would be ignored
+# torchrun exits with 1 whatever its processes do; they write their status here.
+MMMETA_REQUEUE=$(mktemp)
+export MMMETA_REQUEUE
+python -m torch.distributed.run \
     --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
     --nproc_per_node="$gpus" \
-    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@"
+    "$(dirname "$0")/train.py" "$config" --launcher pytorch "$@" &
+pid=$!
+# torchrun passes these on, and waits for 30 seconds.
+trap 'kill -TERM $pid' TERM USR1
+trap 'kill -INT $pid' INT
+status=0
+wait $pid || status=$?
+while kill -0 $pid 2>/dev/null; do  # a signal ends `wait`, too
+    status=0
+    wait $pid || status=$?
+done
+[ ! -s "$MMMETA_REQUEUE" ] || status=$(<"$MMMETA_REQUEUE")
+rm -f "$MMMETA_REQUEUE"
+exit "$status"

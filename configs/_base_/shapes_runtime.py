@@ -1,6 +1,6 @@
 """MMDetection's runtime for short training runs on the embedded shapes."""
 
-_base_ = 'mmdet::_base_/default_runtime.py'
+_base_ = 'coco_runtime.py'
 
 default_hooks = dict(
     logger=dict(interval=25),

@@ -12,7 +12,7 @@ _base_ = [
     '../_base_/models/backbones.py',
     'mmdet::_base_/datasets/coco_instance.py',
     '../_base_/schedules/metaformer_1x.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/coco_runtime.py',
 ]
 
 model = dict(backbone=dict(_base_.pop('backbones').convformer_s18, drop_path_rate=0.2))

@@ -11,7 +11,7 @@ _base_ = [
     '../_base_/models/backbones.py',
     'mmdet::_base_/datasets/coco_instance.py',
     '../_base_/schedules/poolformer_1x.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/coco_runtime.py',
 ]
 
 model = dict(backbone=dict(_base_.pop('backbones').poolformer_s12, drop_path_rate=0.0))

@@ -12,7 +12,7 @@ _base_ = [
     '../_base_/models/backbones.py',
     'mmdet::_base_/datasets/coco_instance.py',
     '../_base_/schedules/uniformer_1x.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/coco_runtime.py',
 ]
 
 model = dict(backbone=dict(_base_.pop('backbones').uniformer_base, drop_path_rate=0.3))

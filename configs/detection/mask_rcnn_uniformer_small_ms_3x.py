@@ -13,7 +13,7 @@ _base_ = [
     '../_base_/models/backbones.py',
     '../_base_/datasets/coco_instance_ms.py',
     '../_base_/schedules/uniformer_3x.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/coco_runtime.py',
 ]
 
 model = dict(

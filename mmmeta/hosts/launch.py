@@ -111,9 +111,12 @@ def train(runner: Any) -> None:
         from mmmeta.hosts.saving import note_of
 
         last = note_of(runner.work_dir)
+        cause = error.__cause__  # which tells the signal
+        known = cause is not None and str(cause).startswith('DataLoader worker')
+        reason = one_line(cause if known and cause else error).rstrip('. ')
         raise UserError(
-            f'a process that loads training data was killed: {one_line(error)} Often '
-            'the memory, or the shared memory in /dev/shm, is full: lower '
+            f'a process that loads training data was killed: {reason}. Often the '
+            'memory, or the shared memory in /dev/shm, is full: lower '
             'train_dataloader.num_workers or batch_size, then continue with --resume '
             f'(the last checkpoint: {last or "none yet"})'
         ) from error

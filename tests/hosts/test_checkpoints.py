@@ -1,6 +1,5 @@
 """Checkpoints of runs, by the tools: what is loaded, what is said, where it stops."""
 
-import logging
 import os
 import pickle
 import runpy
@@ -117,21 +116,6 @@ def train(monkeypatch):
 @pytest.fixture
 def test(monkeypatch):
     return lambda *args: tool(monkeypatch, 'test.py', *args)
-
-
-@pytest.fixture
-def said(monkeypatch) -> list[str]:
-    """Warnings of MMEngine's logger."""
-    lines: list[str] = []
-    handle = logging.Logger.handle
-
-    def keep(self, record) -> None:
-        if record.levelno >= logging.WARNING:
-            lines.append(record.getMessage())
-        handle(self, record)
-
-    monkeypatch.setattr(logging.Logger, 'handle', keep)
-    return lines
 
 
 def model(**kwargs) -> TinyDetector:

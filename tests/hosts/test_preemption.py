@@ -1,8 +1,5 @@
 """Runs that are told to stop, by the tools: they end like those that were not."""
 
-import multiprocessing
-import runpy
-import signal
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +7,6 @@ from types import SimpleNamespace
 import pytest
 import small_runs
 from small_runs import differ, state, write_configs
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -22,25 +17,12 @@ def folder(tmp_path, shapes, monkeypatch) -> Path:
     monkeypatch.setenv('LOCAL_RANK', '0')
     # MMEngine's loops wait for two seconds between epochs.
     monkeypatch.setattr('mmengine.runner.loops.time', SimpleNamespace(sleep=id))
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
-    yield tmp_path
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    return tmp_path
 
 
 @pytest.fixture
 def train(monkeypatch):
-    def call(name: str, work: str, *args: str) -> None:
-        small_runs.SmallScore.score = 0
-        words = ['train.py', f'{name}.py', '--work-dir', work, *args]
-        monkeypatch.setattr('sys.argv', words)
-        try:
-            runpy.run_path(str(ROOT / 'tools/train.py'))['main']()
-        finally:  # as at the end of a process
-            for child in multiprocessing.active_children():
-                child.terminate()
-
-    return call
+    return lambda *args: small_runs.train(monkeypatch, *args)
 
 
 @pytest.fixture
@@ -102,7 +84,6 @@ def test_a_validation_that_was_interrupted_is_made_up_for(
     train(name, 'whole', '--cfg-options', *best)
     stop(name, 'stopped', dict(at=at, name=signal_name, where='val'), *best)
     (former,) = Path('stopped').glob('best_acc*') if at == 8 else [None]
-    small_runs.SmallScore.before = at == 8
     train(name, 'stopped', '--resume', '--cfg-options', *best)
     assert differ(f'stopped/{LAST[name]}', f'whole/{LAST[name]}') == []
     names = [

@@ -222,9 +222,9 @@ def script(name: str, *args, **env) -> subprocess.CompletedProcess:
     )
 
 
-def pretend(folder: Path, command: str) -> str:
+def pretend(folder: Path, command: str, code: str = 'printf "%s\\n" "$@"') -> str:
     """Return a PATH whose `command` prints its arguments, one per line."""
-    (folder / command).write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (folder / command).write_text(f'#!/bin/sh\n{code}\n')
     (folder / command).chmod(0o755)
     return f'{folder}:{os.environ["PATH"]}'
 
@@ -246,15 +246,72 @@ def test_torchrun_gets_the_options(name, files, tmp_path):
     assert words[words.index(tool) + 1 :] == [*files, *options]
 
 
+@pytest.mark.parametrize(('sent', 'status'), [('SIGUSR1', 75), ('SIGTERM', 1)])
+def test_torchrun_gets_the_signals(sent, status, tmp_path):
+    """The status is that of the processes where these could save, else torchrun's."""
+    path = pretend(
+        tmp_path,
+        'python',
+        'trap "echo got; [ $0 = none ] || printf 75 >$MMMETA_REQUEUE; exit 1" TERM\n'
+        'echo ready; while :; do sleep 0.05; done',
+    )
+    if status == 1:
+        text = (tmp_path / 'python').read_text().replace('printf 75', 'printf ""')
+        (tmp_path / 'python').write_text(text)
+    process = subprocess.Popen(
+        ['bash', ROOT / 'tools/dist_train.sh', 'config.py', '2'],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ, PATH=path, TMPDIR=str(tmp_path)),
+    )
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(getattr(signal, sent))
+    assert process.communicate(timeout=60)[0] == 'got\n'
+    assert process.returncode == status
+    assert not list(tmp_path.glob('tmp.*'))
+
+
+SLURM = ('slurm_train.sh', 'gpu', 'job', 'config.py', 'my work', '--amp')
+
+
 def test_slurm_gets_the_options(tmp_path):
+    """In a job, the step; without one, a job that is queued again after status 75."""
     path = pretend(tmp_path, 'srun')
-    args = ('gpu', 'job', 'config.py', 'work', '--amp')
-    result = script('slurm_train.sh', *args, PATH=path, GPUS='4')
+    result = script(*SLURM, PATH=path, GPUS='4', SLURM_JOB_ID='7')
     assert result.returncode == 0, result.stderr
-    words = result.stdout.split()
+    words = result.stdout.splitlines()
     assert {'--ntasks=4', '--ntasks-per-node=4', '--gres=gpu:4'} <= set(words)
     train = ['python', '-u', str(ROOT / 'tools/train.py'), 'config.py']
-    assert words[-9:] == [*train, '--work-dir', 'work', '--launcher', 'slurm', '--amp']
+    options = ['--work-dir', 'my work', '--launcher', 'slurm', '--amp']
+    assert words[-9:] == [*train, *options]
+
+    # sbatch runs the script that it is given as Slurm does.
+    pretend(
+        tmp_path,
+        'sbatch',
+        'printf "%s\\n" "$@"; for last; do :; done; echo ==\n'
+        'exec sh -c "${last#--wrap=}"',
+    )
+    pretend(tmp_path, 'scontrol', 'echo scontrol "$@"')
+    pretend(tmp_path, 'srun', 'printf "%s\\n" "$@"; exit $STATUS')
+    for status in (0, 1, 75):
+        environment = dict(PATH=path, GPUS='4', STATUS=str(status), GRACE='300')
+        os.environ.pop('SLURM_JOB_ID', None)
+        result = subprocess.run(
+            ['bash', ROOT / 'tools' / SLURM[0], *SLURM[1:]],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+        )
+        assert result.returncode == status, result.stderr
+        job, step = result.stdout.split('==\n')
+        assert {'--requeue', '--signal=USR1@300', '--ntasks=4'} <= set(job.split('\n'))
+        assert '--output=my work/slurm-%j.out' in job
+        lines = step.splitlines()
+        assert ('scontrol requeue' in lines) == (status == 75)
+        lines = [line for line in lines if line != 'scontrol requeue']
+        assert lines[-10:] == [*train, *options, '--resume']
 
 
 @pytest.mark.parametrize('name', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])

@@ -4,6 +4,8 @@ val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, max_keep_ckpts=3),
+    checkpoint=dict(type='mmmeta.CheckpointHook', by_epoch=False, max_keep_ckpts=3),
+    preemption=dict(type='mmmeta.PreemptionHook'),
+    bad_steps=dict(type='mmmeta.BadStepHook'),
     visualization=dict(type='SegVisualizationHook'),
 )
