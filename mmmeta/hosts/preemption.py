@@ -164,7 +164,7 @@ class PreemptionHook(Hook):
         assert self.batches is not None
         then, world = state.get('world_size'), runner.world_size
         size, total = self.config_size, state.get('batch_size')
-        if not size or not total or size * world == total or then == world:
+        if not size or not total or size * world == total:
             return
         if size != state['config_size']:
             return  # the user's own choice

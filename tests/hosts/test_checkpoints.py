@@ -381,22 +381,25 @@ class TestResume:
             assert equal(resumed[part], whole[part]), part
 
     def test_of_another_number_of_processes(self, train, said):
-        """Two on the CPU, then one: a line says that the batch size differs."""
+        """Two on the CPU, then one with their batch, unless the config changes it."""
         command = [sys.executable, '-c', TWO_PROCESSES, str(ROOT / 'tools/train.py')]
         environment = dict(os.environ, CUDA_VISIBLE_DEVICES='')
         environment['PYTHONPATH'] = str(Path(__file__).parent)
         subprocess.run(command, env=environment, check=True, timeout=120)
         meta = content('wd/epoch_1.pth')['meta']
         assert (meta['epoch'], meta['iter'], meta['batch_size']) == (1, 1, 4)
-        train('--resume', '--cfg-options', 'train_cfg.max_epochs=2')
-        (line,) = [line for line in said if 'batch size' in line]
-        assert 'epoch_1.pth is of a run with batch size 4' in line
-        assert 'one has 2' in line
-        meta = content('wd/epoch_2.pth')['meta']
-        assert (meta['epoch'], meta['iter'], meta['batch_size']) == (2, 3, 2)
-        said.clear()
-        train('--resume', '--cfg-options', 'train_cfg.max_epochs=3')
+        for epochs in (2, 3):  # once more with what the second run kept
+            train('--resume', '--cfg-options', f'train_cfg.max_epochs={epochs}')
+            meta = content(f'wd/epoch_{epochs}.pth')['meta']
+            assert (meta['iter'], meta['batch_size']) == (epochs, 4)
         assert not [line for line in said if 'batch size' in line]
+        more = ['train_dataloader.batch_size=1', 'train_cfg.max_epochs=4']
+        train('--resume', '--cfg-options', *more)
+        (line,) = [line for line in said if 'batch size' in line]
+        assert 'epoch_3.pth is of a run with batch size 4' in line
+        assert 'one has 1' in line
+        meta = content('wd/epoch_4.pth')['meta']
+        assert (meta['iter'], meta['batch_size']) == (7, 1)
 
     def test_the_state_of_a_loss_scaler(self, train):
         train()
