@@ -232,8 +232,12 @@ class Batches:
 
     @sampler_seed.setter
     def sampler_seed(self, seed: int) -> None:
-        sampler = self.inner.sampler
-        sampler.seed = seed
+        self.inner.sampler.seed = seed
+        self.restart()
+
+    def restart(self) -> None:
+        """Let an endless order of samples begin again."""
+        sampler: Any = getattr(self.inner, 'sampler', None)
         if hasattr(sampler, '_indices_of_rank'):  # MMEngine's InfiniteSampler
             sampler.indices = sampler._indices_of_rank()
 
@@ -261,7 +265,9 @@ def install(loader: Any) -> Batches | None:
     object.__setattr__(loader, 'batch_sampler', batches)
     if samples is not None:
         loader.collate_fn = Collate(loader.collate_fn)
-    loader._iterator = None  # ends processes that started before
+    # MMEngine 0.10.7 has begun to load.
+    batches.restart()
+    loader._iterator = None
     return batches
 
 
