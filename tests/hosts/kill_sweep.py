@@ -78,11 +78,25 @@ def start(count: int, name: str, work: Path, workers: int) -> subprocess.Popen:
     )
 
 
-def finish(*args: object) -> float:
+def finish(count: int, name: str, work: Path, workers: int) -> float:
+    """Let a run end, and return the seconds of its training."""
+    before = begun(work)
+    process = start(count, name, work, workers)
+    wait_for(process, work, before)
     began = time.monotonic()
-    process = start(*args)
-    assert process.wait() == 0, f'{args}: see the log'
+    assert process.wait() == 0, f'see {work}.log'
     return time.monotonic() - began
+
+
+def begun(work: Path) -> int:
+    """Return how many runs have begun: MMEngine makes a folder for each."""
+    return len(list(work.glob('20*')))
+
+
+def wait_for(process: subprocess.Popen, work: Path, before: int) -> None:
+    """Wait until one more run has begun: imports take longer than the training."""
+    while begun(work) == before and process.poll() is None:
+        time.sleep(0.01)
 
 
 def sweep(count: int, name: str, workers: int, kills: int, rng: random.Random) -> str:
@@ -92,9 +106,11 @@ def sweep(count: int, name: str, workers: int, kills: int, rng: random.Random) -
     sent: dict[str, int] = {}
     partial = resumed = 0
     while sum(sent.values()) < kills:
+        before = begun(work)
         process = start(count, name, work, workers)
+        wait_for(process, work, before)
         number = rng.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGUSR1])
-        time.sleep(rng.uniform(0.3, 0.9) * length)
+        time.sleep(rng.uniform(0, 0.8) * length)
         if process.poll() is not None:
             # It was done: what is left is to start again, from nothing.
             assert process.returncode == 0
