@@ -55,8 +55,9 @@ def exit_status(
     except BrokenPipeError:  # a reader such as head has closed the pipe
         sys.stderr.close()
         return 0
-    except KeyboardInterrupt:
-        print(f'{name}: interrupted', file=sys.stderr)
+    except KeyboardInterrupt as error:
+        advice = f'; {error}' if str(error) else ''
+        print(f'{name}: interrupted{advice}', file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
         package = (error.name or '').partition('.')[0]

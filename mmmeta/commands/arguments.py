@@ -59,3 +59,11 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f'expected at least 1, got {text}')
     return number
+
+
+def natural(text: str) -> int:
+    """Return a number of at least 0, for argparse."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f'expected at least 0, got {text}')
+    return number

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmmeta.commands.arguments import positive
+from mmmeta.commands.arguments import natural, positive
 from mmmeta.errors import UserError, printable
 
 
@@ -55,15 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--frozen-stages',
         type=int,
+        choices=range(-1, 5),
         default=-1,
         metavar='N',
         help='stages of the backbone that are not trained, 0 (the stem) to 4 '
         '(default: -1, none)',
     )
-    parser.add_argument('--seed', type=int, default=0, help='random seed (default: 0)')
+    parser.add_argument(
+        '--seed', type=natural, default=0, help='random seed (default: 0)'
+    )
     parser.add_argument(
         '--workers',
-        type=int,
+        type=natural,
         metavar='N',
         help='processes that read images (default: one per core, at most 4)',
     )
@@ -83,6 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='FILE',
         help='train a config that was written before, instead of PATH',
     )
+    parser.add_argument(
+        '--resume',
+        action='store_true',
+        help='with --config: go on from the newest checkpoint in its work dir',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,8 +98,10 @@ def run(args: argparse.Namespace) -> int:
 
     if (args.path is None) == (args.config is None):
         raise UserError('expected PATH, a data set, or --config FILE')
+    if args.resume and not args.config:
+        raise UserError('--resume needs --config FILE, that of the run to go on with')
     if args.config:
-        train(args.config, args.work_dir or args.config.parent)
+        train(args.config, args.work_dir or args.config.parent, args.resume)
         return 0
     size: Any = args.image_size
     if size is not None and len(size) > 2:

@@ -12,6 +12,8 @@ from mmmeta.data.folders import files_in
 from mmmeta.data.model import SPLITS
 
 SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.gif', '.jfif'}
+# A file in folders that `mmmeta finetune` fills; they may be inside of a data set.
+MARKER = '.mmmeta'
 _SPLIT = re.compile(
     r'(?<![a-z])(?:(?P<train>train(?:ing|val)?)|(?P<val>val(?:id(?:ation)?)?|dev)'
     r'|(?P<test>test(?:ing)?))(?![a-z])'
@@ -25,7 +27,7 @@ _SPLIT_OF_NAME = re.compile(
 class Tree:
     """The files in a folder, by paths relative to it, with slashes.
 
-    Hidden files and those that archives of macOS contain are left out.
+    Hidden files, those that archives of macOS contain and results are left out.
 
     Args:
         root: The folder.
@@ -37,7 +39,11 @@ class Tree:
     def __init__(self, root: Path) -> None:
         self.root = root
         start = 0 if root == Path() else len(str(root).rstrip(os.sep)) + 1
-        names = (str(path)[start:] for path in files_in(root, by_name=True))
+        names = [str(path)[start:] for path in files_in(root, by_name=True)]
+        made = {os.path.dirname(x) for x in names if os.path.basename(x) == MARKER}
+        inside = tuple(f'{folder}{os.sep}' for folder in made if folder)
+        if inside:
+            names = [name for name in names if not name.startswith(inside)]
         self.files = sorted(
             name.replace(os.sep, '/') for name in names if not _is_hidden(name)
         )

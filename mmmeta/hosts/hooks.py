@@ -133,6 +133,8 @@ class ProgressHook(Hook):
             total=runner.max_iters, initial=runner.iter, unit='step', disable=None
         )
         self.shown: dict[str, str] = {}
+        if runner.iter:  # resumed
+            self.best = runner.message_hub.runtime_info.get('best_score')
 
     def after_train_iter(
         self,
@@ -147,13 +149,30 @@ class ProgressHook(Hook):
         self.bar.update()
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        epoch = f'epoch {runner.epoch} of {runner.max_epochs}: '
         score = (metrics or {}).get(self.metric)
         if score is None:
+            self._say(f'{epoch}no score, since nothing was found yet')
             return
-        self.best = score if self.best is None else max(self.best, score)
-        epoch = f'epoch {runner.epoch}: {self.metric} {score:.3f}'
-        self.shown['score'] = f'{score:.3f}'
-        self.bar.write(f'{epoch}, best {self.best:.3f}', file=sys.stderr)
+        if self.best is None or score > self.best:
+            self.best = score
+            self._say(f'{epoch}{self.said(score)}, the best yet')
+        else:
+            self._say(f'{epoch}{self.said(score)}, best {self._number(self.best)}')
+        self.shown['score'] = self._number(score)
+        if getattr(runner.train_loop, 'stop_training', False):
+            self._say('stopped early: the score does not improve any more')
+
+    def said(self, score: float) -> str:
+        """Return a score with its name."""
+        return f'{self.metric} {self._number(score)}'
+
+    def _number(self, score: float) -> str:
+        # COCO's are from 0 to 1, the others in percent.
+        return f'{score:.3f}' if str(self.metric).startswith('coco') else f'{score:.1f}'
+
+    def _say(self, text: str) -> None:
+        self.bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """Remove the bar, which would otherwise stay at an early end."""

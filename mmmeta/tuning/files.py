@@ -6,11 +6,13 @@ Images stay where they are, unless they are only inside of annotation files.
 import json
 import os
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmmeta.data import DataSet, Item
+from mmmeta.data.tree import MARKER
 from mmmeta.errors import UserError
 
 HELD_OUT = 0.2  # of a data set without a validation split
@@ -74,13 +76,14 @@ def write_annotations(
         By split, the settings of the host library's data set that name the files.
 
     Raises:
+        UserError: The folder has files of somebody else.
         OSError: They cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _empty(folder)
     for name, items in parts.items():
-        for item in items:
+        for i, item in enumerate(items):
             if item.embedded:  # in LabelMe's file
-                _extract(item, data, folder / 'images' / name)
+                _extract(item, data, folder / 'images' / name / f'{i:06d}.jpg')
     write = {
         'segmentation': _write_maps,
         'classification': _write_lists,
@@ -88,10 +91,22 @@ def write_annotations(
     return {name: write(data, name, items, folder) for name, items in parts.items()}
 
 
-def _extract(item: Item, data: DataSet, folder: Path) -> None:
+def _empty(folder: Path) -> None:
+    """Make an empty folder, in place of one that was written before."""
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / MARKER).is_file():
+            raise UserError(
+                f'{folder} exists, and is not of an earlier run: choose another '
+                '--work-dir'
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
+
+
+def _extract(item: Item, data: DataSet, target: Path) -> None:
     from mmmeta.data.convert import put_image
 
-    target = folder / Path(item.name).name
     put_image(item, data, target)
     item.path, item.embedded = target, False
 
@@ -133,7 +148,7 @@ def _write_lists(
         for item in items
     ]
     _write(file, ''.join(lines))
-    return dict(data_root='', ann_file=str(file), data_prefix=root)
+    return dict(ann_file=str(file), data_prefix=root)
 
 
 def _write_maps(

@@ -2,14 +2,19 @@
 
 import math
 import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from mmmeta.archs.families import ARCHS, FAMILIES
 from mmmeta.data import DataSet
+from mmmeta.data.model import Item
 from mmmeta.errors import InvalidValueError, UserError
-from mmmeta.weights.names import SCHEME, nearest
+from mmmeta.weights.names import SCHEME, find, is_name, nearest
+from mmmeta.weights.trained import Trained
 from mmmeta.weights.zoo import ZOO
 
 # By method: the task of its data, and the metric that tells which checkpoint is best.
@@ -49,6 +54,9 @@ EPOCHS = 12, 100  # least and most
 SIDE = {'detection': 1333, 'segmentation': 512, 'classification': 224}
 RARE = 0.1  # share of the images with a class below which they are repeated
 FEW = 10_000  # images; in larger data sets nothing is repeated
+LEAST_SIDE = 32  # of an image, as the backbones need
+# Parts that only whole models have; a classifier's checkpoint is its backbone.
+WHOLE = ('neck.', 'bbox_head.', 'rpn_head.', 'roi_head.', 'decode_head.')
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ class Plan:
         size: Longer and shorter side of the images in pixels; None: the base's.
         smallest: Side of the smallest anchor in pixels, or None for the base's.
         balance: Share below which images with a rare class are repeated, or None.
+        keep_all: Whether training images are used that the base leaves out: those
+            without objects, and those with a side below 32.
         frozen_stages: As the backbone's argument; -1: none.
         seed: Random seed.
         workers: Processes that read images.
@@ -87,6 +97,7 @@ class Plan:
     size: tuple[int, int] | None
     smallest: int | None
     balance: float | None
+    keep_all: bool
     frozen_stages: int
     seed: int
     workers: int
@@ -115,7 +126,7 @@ def class_of(backbone: str) -> str:
 
 def make_plan(
     data: DataSet,
-    train: int,
+    train: Sequence[Item],
     *,
     method: str | None = None,
     backbone: str | None = None,
@@ -131,7 +142,7 @@ def make_plan(
 
     Args:
         data: The data set, without errors.
-        train: Number of its training images.
+        train: Its training images.
         method: A key of `METHODS`. Default: by the annotations.
         backbone: A name of `mmmeta list`. Default: that of `weights` if they are a
             published model's, else poolformer_s12.
@@ -152,12 +163,12 @@ def make_plan(
         InvalidValueError: An unknown method or backbone.
         UserError: The method does not suit the annotations.
     """
+    given = _given(weights)
+    if method is None and given.method and METHODS[given.method][0] == data.task:
+        method = given.method
     method = _method(data, method)
-    load_from = None
-    if weights not in ('zoo', 'none'):
-        load_from = _checkpoint(weights)
-        backbone = backbone or _backbone_of(load_from)
-    backbone = backbone or BACKBONE
+    _check_numbers(method, data, len(train), batch_size, image_size)
+    backbone = backbone or given.backbone or BACKBONE
     if backbone not in ARCHS:
         close = nearest(backbone, list(ARCHS))
         raise InvalidValueError(
@@ -165,7 +176,10 @@ def make_plan(
             + (f'; nearest: {", ".join(close)}' if close else '')
             + '. `mmmeta list` prints all'
         )
-    base, own = _base(method, backbone, weights == 'none')
+    base, own = _base(method, backbone, given.scratch)
+    if given.config and given.method == method:
+        base, own = given.config, backbone == given.backbone
+    whole = given.whole or (given.model and method == 'classifier')
     size = image_size or _size(data, METHODS[method][0])
     least, most = EPOCHS
     return Plan(
@@ -173,15 +187,18 @@ def make_plan(
         backbone=backbone,
         base=base,
         own_backbone=own,
-        weights=_weights_of(backbone) if weights == 'zoo' else None,
-        load_from=load_from,
+        weights=_weights_of(backbone)
+        if weights == 'zoo'
+        else (None if whole else given.file),
+        load_from=given.file if whole else None,
         classes=tuple(data.classes),
-        train=train,
-        epochs=epochs or min(most, max(least, round(IMAGES / train))),
-        batch_size=batch_size or _batch_size(method, train),
+        train=len(train),
+        epochs=epochs or min(most, max(least, round(IMAGES / len(train)))),
+        batch_size=batch_size or _batch_size(method, len(train)),
         size=size,
         smallest=_smallest(data, size),
-        balance=_balance(data),
+        balance=_balance(data, train),
+        keep_all=_keep_all(data, train),
         frozen_stages=frozen_stages,
         seed=seed,
         workers=min(4, os.cpu_count() or 1) if workers is None else workers,
@@ -210,28 +227,124 @@ def _method(data: DataSet, method: str | None) -> str:
     return method
 
 
-def _checkpoint(text: str) -> str:
-    from mmmeta.weights.names import find, is_name
+@dataclass(frozen=True)
+class Given:
+    """What is known of `weights`.
 
-    if '/' not in text and not os.path.exists(text) and is_name(text):
-        return SCHEME + find(text).name
-    if '://' not in text and not os.path.isfile(text):
-        raise UserError(
-            f'weights {text}: no such file; expected zoo, none, a checkpoint (a file '
-            'or a URL) or a name of `mmmeta list --task detection`'
+    Attributes:
+        file: Where they are; None: not given.
+        method: Of a published detector or segmentor.
+        config: Likewise, its config.
+        backbone: A name of `ARCHS`.
+        whole: Whether they are a detector's or segmentor's.
+        model: Whether they are any model's of the host libraries.
+        scratch: Whether the neck has norms, as those of `SCRATCH`.
+    """
+
+    file: str | None = None
+    method: str | None = None
+    config: str | None = None
+    backbone: str | None = None
+    whole: bool = False
+    model: bool = False
+    scratch: bool = False
+
+
+def _given(text: str) -> Given:
+    """Return what is known of the weights that a user names.
+
+    Raises:
+        UserError: There is no such file.
+        CheckpointError: It cannot be read.
+    """
+    if text in ('zoo', 'none'):
+        return Given(scratch=text == 'none')
+    if text.startswith(SCHEME) or ('/' not in text and not os.path.exists(text)):
+        if not is_name(text):
+            close = nearest(text, list(ZOO))
+            raise UserError(
+                f'weights {text}: no such file; expected zoo, none, a checkpoint (a '
+                'file or a URL) or a name of `mmmeta list --task detection`'
+                + (f', nearest: {", ".join(close)}' if close else '')
+            )
+        row = find(text)
+        if not isinstance(row, Trained):
+            return Given(SCHEME + row.name, backbone=row.arch)
+        name = row.config.partition('/')[2].removesuffix('.py')
+        return Given(
+            SCHEME + row.name,
+            method=max((m for m in METHODS if name.startswith(m)), key=len),
+            config=row.config,
+            backbone=max((arch for arch in ARCHS if arch in name), key=len),
+            whole=True,
         )
-    return text if '://' in text else os.path.abspath(text)
+    if '://' not in text and not os.path.isfile(os.path.expanduser(text)):
+        raise UserError(f'weights {text}: no such file')
+    return _of_file(text)
 
 
-def _backbone_of(checkpoint: str) -> str | None:
-    """Return the backbone that a published model's name ends with."""
-    from mmmeta.weights.names import find, is_name
+def _of_file(text: str) -> Given:
+    from mmmeta.weights.locate import locate
+    from mmmeta.weights.reading import read_file, unwrap
 
-    if not is_name(checkpoint):
+    path = locate(text)
+    content = read_file(path)
+    keys = list(unwrap(content, text))
+    return Given(
+        text if '://' in text else str(path.absolute()),
+        backbone=_backbone_of(content),
+        whole=any(key.startswith(WHOLE) for key in keys),
+        model=any(key.startswith('backbone.') for key in keys),
+        scratch=any(re.match(r'neck\..*\.(gn|bn)\.', key) for key in keys),
+    )
+
+
+def _backbone_of(content: Any) -> str | None:
+    """Return the backbone in the config that MMEngine saves in a checkpoint."""
+    meta = content.get('meta') if isinstance(content, Mapping) else None
+    text = meta.get('cfg') if isinstance(meta, Mapping) else None
+    if not isinstance(text, str):
         return None
-    name = find(checkpoint).name
-    known = [arch for arch in ARCHS if arch in name]
-    return max(known, key=len, default=None)
+    found = re.search(r'backbone=dict\((?:[^()]|\([^()]*\))*\)', text)
+    inside = found.group() if found else ''
+    kind = re.search(r"type='mmmeta\.(\w+)'", inside)
+    size = re.search(r"arch='(\w+)'", inside)
+    name = f'{kind[1].lower()}_{size[1]}' if kind and size else None
+    return name if name in ARCHS else None
+
+
+def _check_numbers(
+    method: str,
+    data: DataSet,
+    train: int,
+    batch_size: int | None,
+    image_size: tuple[int, int] | None,
+) -> None:
+    """Reject what would fail, or teach nothing, after minutes.
+
+    Raises:
+        InvalidValueError: A size is too small.
+        UserError: There is only one class to tell apart.
+    """
+    if image_size and min(image_size) < LEAST_SIDE:
+        raise InvalidValueError(
+            f'images of {min(image_size)} pixels are too small; expected a side of at '
+            f'least {LEAST_SIDE}'
+        )
+    if method == 'upernet' and 1 in (batch_size, train):
+        raise InvalidValueError(
+            'upernet needs at least 2 images per step, for its batch norms: choose '
+            'another batch size, or method semantic_fpn'
+        )
+    if METHODS[method][0] in ('segmentation', 'classification'):
+        if len(data.classes) < 2:
+            name = data.classes[0] if data.classes else 'none'
+            raise UserError(
+                f'{data.root} has one class, {name}: a model for {data.task} needs at '
+                'least two to tell apart'
+            )
+    elif not data.classes:
+        raise UserError(f'{data.root} has no classes, so there is nothing to learn')
 
 
 def _weights_of(backbone: str) -> str:
@@ -271,7 +384,8 @@ def _multiple(side: int) -> int:
 
 def _batch_size(method: str, train: int) -> int:
     full = {'classifier': 32, 'semantic_fpn': 8}.get(method, 4)
-    return max(1, min(full, train // 4))
+    least = 2 if method == 'upernet' else 1  # for its batch norms
+    return max(least, min(full, train // 4))
 
 
 def _smallest(data: DataSet, size: tuple[int, int] | None) -> int | None:
@@ -294,9 +408,15 @@ def _smallest(data: DataSet, size: tuple[int, int] | None) -> int | None:
     return next((side for side in (8, 16) if tenth < side * 1.5), None)
 
 
-def _balance(data: DataSet) -> float | None:
+def _keep_all(data: DataSet, items: Sequence[Item]) -> bool:
+    """Whether the base config's data set would leave out some of the images."""
+    return data.task in ('detection', 'instances') and any(
+        not item.objects or min(item.size) < LEAST_SIDE for item in items
+    )
+
+
+def _balance(data: DataSet, items: Sequence[Item]) -> float | None:
     """Return the share of images with a class below which they are repeated."""
-    items = data.splits['train'].items
     if data.task == 'segmentation' or len(items) > FEW:
         return None
     counts = [0] * len(data.classes)

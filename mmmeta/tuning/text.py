@@ -42,7 +42,7 @@ def config_text(
         commands: Lines of the docstring, on how to run it.
     """
     parts = [
-        '"""' + '\n'.join([title, '', *commands]) + '\n"""',
+        _docstring([title, '', *commands]),
         f"_base_ = 'mmmeta::{plan.base}'",
         f'metainfo = {code(_metainfo(plan, palette))}',
         _model(plan, base),
@@ -50,6 +50,13 @@ def config_text(
         *_schedule(plan, base),
     ]
     return '\n\n'.join(part for part in parts if part) + '\n'
+
+
+def _docstring(lines: Sequence[str]) -> str:
+    text = '\n'.join(lines)
+    # Folders may have any names.
+    start = 'r' if '\\' in text else ''
+    return f'{start}"""' + text.replace('"""', "'''") + '\n"""'
 
 
 def code(value: Any, indent: int = 0, used: int = 12) -> str:
@@ -209,20 +216,23 @@ def _data(
         named[name] = Code(name)
     loaders = {}
     for split, pipeline in (('train', 'train_pipeline'), ('val', 'test_pipeline')):
-        dataset = _dataset(plan, files[split], named.get(pipeline))
+        dataset = _dataset(plan, files[split], named.get(pipeline), split)
         if split == 'train' and plan.balance:
-            again = named.get(pipeline) or Code(f'_base_.{pipeline}')
+            same = Code('_base_.train_dataloader.dataset.pipeline')
+            again = named.get(pipeline) or same
+            dataset.pop('_delete_', None)
             dataset = dict(
                 _delete_=True,
                 type='ClassBalancedDataset',  # repeats images with rare classes
                 oversample_thr=plan.balance,
-                dataset=dict(_own(plan, base), **dict(dataset, pipeline=again)),
+                dataset={**_own(plan, base), **dataset, 'pipeline': again},
             )
         loaders[split] = dict(
             batch_size=plan.batch_size,
             num_workers=plan.workers,
             persistent_workers=plan.workers > 0,
             **_sampler(plan, base, split),
+            **_drop_last(plan, split),
             dataset=dataset,
         )
     lines += [
@@ -248,7 +258,7 @@ def _test(
         evaluator = ''
     if 'test' not in files:
         return f'test_dataloader = val_dataloader{evaluator}'
-    dataset = _dataset(plan, files['test'], named.get('test_pipeline'))
+    dataset = _dataset(plan, files['test'], named.get('test_pipeline'), 'test')
     loader = dict(batch_size=plan.batch_size, dataset=dataset)
     text = f'test_dataloader = {code(loader, 0, 18)}'
     if plan.task in ('classification', 'segmentation'):
@@ -257,16 +267,21 @@ def _test(
 
 
 def _dataset(
-    plan: Plan, files: Mapping[str, Any], pipeline: Code | None
+    plan: Plan, files: Mapping[str, Any], pipeline: Code | None, split: str
 ) -> dict[str, Any]:
     dataset: dict[str, Any] = dict(files, metainfo=Code('metainfo'))
     if plan.task == 'segmentation':
         dataset = dict(type='BaseSegDataset', **dataset)
     elif plan.task == 'classification':
-        dataset = dict(type='CustomDataset', **dataset)
-        dataset['split'] = ''
+        # Other than the base's, it is not one of ImageNet's splits.
+        dataset = dict(_delete_=True, type='CustomDataset', **dataset)
+        same = Code(f'_base_.{split}_dataloader.dataset.pipeline')
+        return dict(dataset, pipeline=pipeline or same)
     else:
         dataset = dict(data_root='', **dataset)
+        if split == 'train' and plan.keep_all:
+            # Images without objects teach what is none.
+            dataset['filter_cfg'] = dict(filter_empty_gt=False, min_size=1)
     if pipeline is not None:
         dataset['pipeline'] = pipeline
     return dataset
@@ -285,6 +300,12 @@ def _sampler(plan: Plan, base: 'Config', split: str) -> dict[str, Any]:
     if split == 'train' and given.get('sampler', {}).get('type') == 'InfiniteSampler':
         return dict(sampler=dict(type='DefaultSampler'))  # of epochs
     return {}
+
+
+def _drop_last(plan: Plan, split: str) -> dict[str, Any]:
+    """Leave out a last batch of one image, with which UPerNet's norms fail."""
+    alone = split == 'train' and plan.train % plan.batch_size == 1
+    return dict(drop_last=True) if plan.method == 'upernet' and alone else {}
 
 
 def _pipelines(plan: Plan, base: 'Config', files: Mapping[str, Any]) -> dict[str, list]:

@@ -2,19 +2,26 @@
 
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmmeta.data import DataSet, read_data
-from mmmeta.errors import UserError, printable
+from mmmeta.data.tree import MARKER
+from mmmeta.errors import UserError, one_line, printable
 from mmmeta.tuning.files import split, write_annotations
 from mmmeta.tuning.plan import Plan, make_plan
 from mmmeta.tuning.text import config_text, write_config
+from mmmeta.weights.names import SCHEME
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 MOST_PROBLEMS = 8  # that an error lists
 CONFIG = 'config.py'
+WRITTEN = 'Written by `mmmeta finetune`'
 
 
 def finetune(
@@ -83,7 +90,7 @@ def finetune(
     sides = (image_size, image_size) if isinstance(image_size, int) else image_size
     plan = make_plan(
         data,
-        len(parts['train']),
+        parts['train'],
         method=method,
         backbone=backbone,
         weights=weights,
@@ -99,26 +106,49 @@ def finetune(
     folder = Path(work_dir or Path('work_dirs', f'{name.name}_{plan.method}'))
     config = prepare(plan, data, parts, folder)
     if not dry_run:
-        train(config, folder, plan.metric)
+        _fetch(plan)
+        train(config, folder)
     return folder
+
+
+def _fetch(plan: Plan) -> None:
+    """Download published weights, which may take minutes, before anything is built.
+
+    Raises:
+        CheckpointError: They cannot be obtained.
+    """
+    from mmmeta.weights.errors import CheckpointError
+    from mmmeta.weights.locate import is_remote, locate
+
+    name = plan.weights or plan.load_from
+    if name is None or not is_remote(name):
+        return
+    try:
+        locate(name)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'{error}. `mmmeta download {name.removeprefix(SCHEME)}` on a machine '
+            'with a network gets it; --weights none trains without it'
+        ) from error
 
 
 def prepare(plan: Plan, data: DataSet, parts: dict[str, Any], folder: Path) -> Path:
     """Write the annotations and the config; return the config's path.
 
     Raises:
-        UserError: The folder has checkpoints of another run.
+        UserError: The folder has checkpoints of another run, or other files.
     """
     from mmmeta.hosts.config import load_config
 
     config = folder / CONFIG
-    if any(folder.glob('*.pth')):
+    _check_new(config, folder)
+    if config.exists() and WRITTEN not in config.read_text('utf-8', 'replace'):
         raise UserError(
-            f'{folder} has checkpoints of another run. To go on with it: python '
-            f'tools/train.py {config} --work-dir {folder} --resume; to begin anew: '
-            'another --work-dir'
+            f'{config} exists, and is not of `mmmeta finetune`: choose another '
+            '--work-dir'
         )
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()  # no data, if it is inside of a data set
     base = load_config(f'mmmeta::{plan.base}')
     files = write_annotations(data, parts, folder.resolve() / 'data')
     text = config_text(
@@ -127,6 +157,14 @@ def prepare(plan: Plan, data: DataSet, parts: dict[str, Any], folder: Path) -> P
     write_config(config, text)
     load_config(str(config))  # raises for what cannot be read
     return config
+
+
+def _check_new(config: Path, folder: Path) -> None:
+    if any(folder.glob('*.pth')):
+        raise UserError(
+            f'{folder} has checkpoints of another run. To go on with it: '
+            f'{_resume(config, folder)}; to begin anew: another --work-dir'
+        )
 
 
 def _palette(data: DataSet) -> Sequence[Sequence[int]]:
@@ -145,62 +183,122 @@ def _title(plan: Plan, data: DataSet) -> str:
         'classifier': 'Classifier',
     }
     size = plan.backbone.partition('_')[2].upper()
-    where = printable(data.root.name).replace('"', '').replace('\\', '/')
-    return f'{names[plan.method]}, {plan.type}-{size}, on {where}.'
+    return f'{names[plan.method]}, {plan.type}-{size}, on {printable(data.root.name)}.'
 
 
 def _commands(folder: Path) -> list[str]:
-    config = folder / CONFIG
+    config, place = _quoted(folder / CONFIG), _quoted(folder)
     return [
-        'Written by `mmmeta finetune`; change what you like, and train again:',
+        f'{WRITTEN}; change what you like, and train again:',
         f'    mmmeta finetune --config {config}',
-        f'or  python tools/train.py {config} --work-dir {folder}',
+        f'or  python tools/train.py {config} --work-dir {place}',
     ]
 
 
-def train(config: Path, folder: Path, metric: str | None = None) -> None:
+def _quoted(path: Path) -> str:
+    """Return a path as a shell takes it."""
+    return printable(shlex.quote(str(path)))
+
+
+def _resume(config: Path, folder: Path) -> str:
+    place = '' if folder == config.parent else f' --work-dir {_quoted(folder)}'
+    return f'mmmeta finetune --config {_quoted(config)}{place} --resume'
+
+
+def train(config: Path, folder: Path, resume: bool = False) -> None:
     """Train a config with a progress bar, and print how to use the result.
 
     Args:
-        config: As `prepare` writes it.
+        config: As `prepare` writes it, or of that kind.
         folder: The work dir.
-        metric: The metric of the best checkpoint. Default: the config's.
+        resume: Go on from the newest checkpoint in it, if there is one. Default: False.
+
+    Raises:
+        UserError: There are checkpoints of another run; something does not fit, or the
+            memory is not enough.
+        KeyboardInterrupt: Says how to go on.
     """
-    from mmmeta.hosts import launch
-    from mmmeta.hosts.config import check_data, load_config
+    from mmmeta.hosts.config import check_data, load_config, set_resume
     from mmmeta.hosts.hooks import ProgressHook
-    from mmmeta.hosts.predictor import hush
 
     cfg = load_config(str(config))
     cfg.work_dir = str(folder)
     cfg.launcher = 'none'
-    metric = metric or cfg.default_hooks.checkpoint.save_best
+    if resume:
+        set_resume(cfg, 'auto')
+    else:
+        _check_new(config, folder)
     check_data(cfg, ('train_dataloader', 'val_dataloader'))
-    # MMEngine's log goes to the file only; errors are raised anyway.
+    progress = ProgressHook(cfg.default_hooks.checkpoint.get('save_best'))
+    try:
+        _run(cfg, config, progress)
+    except KeyboardInterrupt:
+        again = _resume(config, folder)
+        if not any(folder.glob('*.pth')):
+            again = f'nothing is saved yet; {again.removesuffix(" --resume")} begins'
+        else:
+            again = f'{again} goes on'
+        raise KeyboardInterrupt(f'{again}') from None
+    except RuntimeError as error:
+        if advice := _advice(error):
+            raise UserError(f'{advice} ({one_line(error, 100)})') from error
+        raise
+    finally:
+        progress.close()
+    print('\n'.join(_ending(config, folder, progress)))
+
+
+def _run(cfg: 'Config', config: Path, progress: Any) -> None:
+    from mmmeta.hosts import launch
+    from mmmeta.hosts.config import building
+    from mmmeta.hosts.predictor import hush
+
+    # Libraries keep these by name, and two runs of a process are not the same.
+    cfg.experiment_name = f'{config.stem}_{id(cfg)}'
+    if cfg.get('visualizer'):
+        cfg.visualizer.name = cfg.experiment_name
     with hush():
-        runner = launch.build_runner(cfg)
-    for handler in runner.logger.handlers:
-        if type(handler) is logging.StreamHandler:
-            handler.setStream(sys.stderr)
-            handler.setLevel(logging.ERROR)
-    progress = ProgressHook(metric)
-    runner.register_hook(progress, priority='LOWEST')
-    with hush():
+        with building(str(config)):
+            runner = launch.build_runner(cfg)
+        for handler in runner.logger.handlers:
+            if type(handler) is logging.StreamHandler:
+                _tame(handler)
+        runner.register_hook(progress, priority='LOWEST')
         runner.train()
-    progress.close()
+
+
+def _tame(handler: logging.StreamHandler) -> None:
+    """Let the terminal show only what was not loaded; the file has the whole log."""
+    handler.setStream(sys.stderr)
+    handler.setFormatter(logging.Formatter('%(message)s'))
+    handler.setLevel(logging.WARNING)
+    handler.addFilter(lambda record: record.module == 'checkpoints')
+
+
+def _advice(error: RuntimeError) -> str | None:
+    """Return what to do about errors of PyTorch that depend on the machine."""
+    text = str(error)
+    if 'out of memory' in text or "can't allocate memory" in text:
+        return 'the memory is not enough: pass a smaller --batch-size or --image-size'
+    if 'DataLoader worker' in text and 'killed' in text:
+        return 'a process that reads images was killed: pass fewer --workers, or 0'
+    return None
+
+
+def _ending(config: Path, folder: Path, progress: Any) -> list[str]:
+    """Return what to do with the result."""
     best = max(folder.glob('best_*.pth'), key=os.path.getmtime, default=None)
     last = max(folder.glob('epoch_*.pth'), key=os.path.getmtime, default=None)
-    print('\n'.join(_ending(config, best or last, metric, progress.best)))
-
-
-def _ending(
-    config: Path, checkpoint: Path | None, metric: str, best: float | None
-) -> list[str]:
-    """Return what to do with the result."""
-    score = '' if best is None else f': {metric} {best:.3f}'
+    if best is not None:
+        score = '' if progress.best is None else f' ({progress.said(progress.best)})'
+        first = f'best checkpoint{score}: {best}'
+    else:
+        first = f'last checkpoint (none has a score): {last}'
+    place = _quoted(config)
+    found = _quoted(best or last or folder)
     return [
-        f'best checkpoint{score}: {checkpoint}',
-        f'predict: mmmeta predict {config} {checkpoint} IMAGE...',
-        f'export:  mmmeta export {config} {checkpoint} -o model.onnx',
-        f'go on:   python tools/train.py {config} --work-dir {config.parent} --resume',
+        printable(first),
+        f'predict: mmmeta predict {place} {found} IMAGE...',
+        f'export:  mmmeta export {place} {found} -o model.onnx',
+        f'go on:   {_resume(config, folder)}',
     ]

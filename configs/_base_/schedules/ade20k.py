@@ -7,5 +7,6 @@ default_hooks = dict(
     checkpoint=dict(type='mmmeta.CheckpointHook', by_epoch=False, max_keep_ckpts=3),
     preemption=dict(type='mmmeta.PreemptionHook'),
     bad_steps=dict(type='mmmeta.BadStepHook'),
-    visualization=dict(type='SegVisualizationHook'),
+    # With its scope, configs that inherit this as `mmmeta::` find it, too.
+    visualization=dict(_scope_='mmseg', type='SegVisualizationHook'),
 )
