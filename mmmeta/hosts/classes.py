@@ -48,8 +48,7 @@ def class_names(
         meta: The entry `meta` of its checkpoint.
     """
     count = num_outputs(model)
-    inner = meta.get('dataset_meta')
-    known = _lower({**meta, **(inner if isinstance(inner, Mapping) else {})})
+    known = _known(meta)
     names, remark = _list(known.get('classes')), None
     if names:
         if count not in (0, len(names)):
@@ -64,6 +63,19 @@ def class_names(
     size = max(len(names), count)
     palette = _list(known.get('palette'))
     return ClassNames(_names(names, size), class_colors(palette, size), remark)
+
+
+def names_in(meta: Mapping[str, Any]) -> ClassNames:
+    """Return the names and colors in the entry `meta` of a checkpoint, if any."""
+    known = _known(meta)
+    names = _list(known.get('classes'))
+    palette = _list(known.get('palette'))
+    return ClassNames(_names(names, len(names)), class_colors(palette, len(names)))
+
+
+def _known(meta: Mapping[str, Any]) -> dict[str, Any]:
+    inner = meta.get('dataset_meta')
+    return _lower({**meta, **(inner if isinstance(inner, Mapping) else {})})
 
 
 def num_outputs(model: 'nn.Module') -> int:

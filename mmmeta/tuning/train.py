@@ -4,6 +4,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -235,10 +236,10 @@ def train(config: Path, folder: Path, resume: bool = False) -> None:
     except KeyboardInterrupt:
         again = _resume(config, folder)
         if not any(folder.glob('*.pth')):
-            again = f'nothing is saved yet; {again.removesuffix(" --resume")} begins'
-        else:
-            again = f'{again} goes on'
-        raise KeyboardInterrupt(f'{again}') from None
+            again = again.removesuffix(' --resume')
+            text = f'no checkpoint was saved yet; to begin anew: {again}'
+            raise KeyboardInterrupt(text) from None
+        raise KeyboardInterrupt(f'to go on: {again}') from None
     except RuntimeError as error:
         if advice := _advice(error):
             raise UserError(f'{advice} ({one_line(error, 100)})') from error
@@ -253,10 +254,9 @@ def _run(cfg: 'Config', config: Path, progress: Any) -> None:
     from mmmeta.hosts.config import building
     from mmmeta.hosts.predictor import hush
 
-    # Libraries keep these by name, and two runs of a process are not the same.
-    cfg.experiment_name = f'{config.stem}_{id(cfg)}'
     if cfg.get('visualizer'):
-        cfg.visualizer.name = cfg.experiment_name
+        # MMEngine keeps it by name, with the folder of the process' first run.
+        cfg.visualizer.name = f'{config.stem}_{time.time_ns()}'
     with hush():
         with building(str(config)):
             runner = launch.build_runner(cfg)
