@@ -99,7 +99,8 @@ def _flat(value: Any) -> str:
         return f'({inside},)' if len(value) == 1 else f'({inside})'
     if isinstance(value, float):
         return f'{value:.4g}'
-    return repr(value)
+    # MMEngine replaces names such as {{ fileDirname }}, wherever they are.
+    return repr(value).replace('{{', r'{\x7b') if '{{' in str(value) else repr(value)
 
 
 def _metainfo(plan: Plan, palette: Sequence[Sequence[int]]) -> dict[str, Any]:
@@ -259,7 +260,12 @@ def _test(
     if 'test' not in files:
         return f'test_dataloader = val_dataloader{evaluator}'
     dataset = _dataset(plan, files['test'], named.get('test_pipeline'), 'test')
-    loader = dict(batch_size=plan.batch_size, dataset=dataset)
+    loader = dict(
+        batch_size=plan.batch_size,
+        num_workers=plan.workers,
+        persistent_workers=plan.workers > 0,
+        dataset=dataset,
+    )
     text = f'test_dataloader = {code(loader, 0, 18)}'
     if plan.task in ('classification', 'segmentation'):
         return f'{text}{evaluator}'

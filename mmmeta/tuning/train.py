@@ -20,8 +20,11 @@ from mmmeta.weights.names import SCHEME
 if TYPE_CHECKING:
     from mmengine.config import Config
 
+# Faults of maps that are converted, so that they do no harm.
+CONVERTED = ('map-binary', 'map-gaps', 'map-colors')
 MOST_PROBLEMS = 8  # that an error lists
 CONFIG = 'config.py'
+DATA = 'finetune_data'  # the folder of annotations in the work dir
 WRITTEN = 'Written by `mmmeta finetune`'
 
 
@@ -79,7 +82,11 @@ def finetune(
         CheckpointError: Weights cannot be obtained or do not fit.
     """
     data = read_data(path)
-    problems = [p.text for p in data.problems if p.severity == 'error']
+    problems = [
+        p.text
+        for p in data.problems
+        if p.severity == 'error' and p.kind not in CONVERTED
+    ]
     if problems:
         more = len(problems) - MOST_PROBLEMS
         listed = problems[:MOST_PROBLEMS] + ([f'{more} more'] if more > 0 else [])
@@ -151,7 +158,7 @@ def prepare(plan: Plan, data: DataSet, parts: dict[str, Any], folder: Path) -> P
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()  # no data, if it is inside of a data set
     base = load_config(f'mmmeta::{plan.base}')
-    files = write_annotations(data, parts, folder.resolve() / 'data')
+    files = write_annotations(data, parts, folder.resolve() / DATA)
     text = config_text(
         plan, base, files, _palette(data), _title(plan, data), _commands(folder)
     )
