@@ -160,7 +160,8 @@ class ProgressHook(Hook):
         else:
             self._say(f'{epoch}{self.said(score)}, best {self._number(self.best)}')
         self.shown['score'] = self._number(score)
-        if getattr(runner.train_loop, 'stop_training', False):
+        stopped = getattr(runner.train_loop, 'stop_training', False)
+        if stopped and runner.epoch < runner.max_epochs:
             self._say('stopped early: the score does not improve any more')
 
     def said(self, score: float) -> str:

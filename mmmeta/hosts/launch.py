@@ -8,7 +8,8 @@ import os
 import os.path as osp
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.config import Config
@@ -87,7 +88,8 @@ def build_runner(cfg: Config, testing: bool = False) -> Any:
 
     if cfg.get('launcher') == 'pytorch':
         _use_cpu_if_alone(cfg)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with _undumped(cfg, Runner):
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     watch(runner, testing, cfg.get('allow_missing') or ())
     if not testing:
         for kind in (BadStepHook, PreemptionHook):
@@ -120,6 +122,22 @@ def train(runner: Any) -> None:
             'train_dataloader.num_workers or batch_size, then continue with --resume '
             f'(the last checkpoint: {last or "none yet"})'
         ) from error
+
+
+@contextmanager
+def _undumped(cfg: Config, runner: Any) -> Iterator[None]:
+    """Keep MMEngine from writing the resolved config over the config itself.
+
+    That happens to one in the work folder. vis_data/ has the resolved one, too.
+    """
+    copy = osp.join(cfg.get('work_dir') or '', osp.basename(cfg.filename or ''))
+    dump = runner.dump_config
+    if osp.isfile(copy) and osp.samefile(copy, cfg.filename):
+        runner.dump_config = lambda self: None
+    try:
+        yield
+    finally:
+        runner.dump_config = dump
 
 
 def _use_cpu_if_alone(cfg: Config) -> None:

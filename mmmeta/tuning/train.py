@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,10 +113,28 @@ def finetune(
     name = name.parent if name.is_file() else name
     folder = Path(work_dir or Path('work_dirs', f'{name.name}_{plan.method}'))
     config = prepare(plan, data, parts, folder)
+    print('\n'.join(map(printable, _summary(plan, data, parts, config))))
     if not dry_run:
         _fetch(plan)
         train(config, folder)
     return folder
+
+
+def _summary(
+    plan: Plan, data: DataSet, parts: Mapping[str, Sequence[Any]], config: Path
+) -> list[str]:
+    """Return what will be trained, and on what."""
+    images = ', '.join(f'{len(items):,} {name}' for name, items in parts.items())
+    held = '' if 'val' in data.splits else ' (held out: there was no val)'
+    lines = [
+        _title(plan, data).removesuffix('.'),
+        f'images:  {images}{held}; {len(plan.classes)} classes',
+        f'weights: {plan.load_from or plan.weights or "none, random ones"}',
+        f'config:  {config}, {plan.epochs} epochs at most',
+    ]
+    if warnings := sum(p.severity == 'warning' for p in data.problems):
+        lines.append(f'{warnings} kinds of warnings: `mmmeta data` shows them')
+    return lines
 
 
 def _fetch(plan: Plan) -> None:
