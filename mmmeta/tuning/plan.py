@@ -164,7 +164,7 @@ def make_plan(
         UserError: The method does not suit the annotations.
     """
     given = _given(weights)
-    if method is None and given.method and METHODS[given.method][0] == data.task:
+    if method is None and given.method and _suits(given.method, data.task):
         method = given.method
     method = _method(data, method)
     _check_numbers(method, data, len(train), batch_size, image_size)
@@ -205,6 +205,12 @@ def make_plan(
     )
 
 
+def _suits(method: str, task: str) -> bool:
+    """Whether data for a task are what a method needs; boxes are all for RetinaNet."""
+    kind = METHODS[method][0]
+    return kind == task or (kind, task) == ('detection', 'instances')
+
+
 def _method(data: DataSet, method: str | None) -> str:
     if method is None:
         return DEFAULTS[data.task]
@@ -212,17 +218,11 @@ def _method(data: DataSet, method: str | None) -> str:
         raise InvalidValueError(
             f'method {method!r} is unknown; expected one of {", ".join(METHODS)}'
         )
-    task = METHODS[method][0]
-    # Boxes are all that RetinaNet needs.
-    if task not in (data.task, 'detection' if data.task == 'instances' else ''):
-        fitting = [
-            name
-            for name, (kind, _) in METHODS.items()
-            if kind == data.task or (kind, data.task) == ('detection', 'instances')
-        ]
+    if not _suits(method, data.task):
+        fitting = [name for name in METHODS if _suits(name, data.task)]
         raise UserError(
-            f'method {method} needs data for {task}, and these are for {data.task}: '
-            f'choose {" or ".join(fitting)}'
+            f'method {method} needs data for {METHODS[method][0]}, and these are for '
+            f'{data.task}: choose {" or ".join(fitting)}'
         )
     return method
 

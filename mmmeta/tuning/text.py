@@ -16,6 +16,7 @@ PATIENCE = 0.25  # of the epochs, without a better score
 VALIDATIONS = 20  # at most, in a training
 WARM_UP = 0.1  # of the training, at most 500 iterations
 LAST_LR = 0.02  # of the highest learning rate
+SHORT = 800  # shorter side of the images of the detectors' recipes
 KAIMING = dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu')
 
 
@@ -334,6 +335,11 @@ def _step(plan: Plan, step: dict[str, Any], reduce: bool | None) -> dict | None:
     """Return a step of a pipeline for images of the plan's size."""
     step.pop('backend_args', None)
     kind = step['type']
+    if kind == 'RandomChoice':  # of lists of steps
+        step['transforms'] = [
+            [_step(plan, dict(inner), reduce) for inner in steps]
+            for steps in step['transforms']
+        ]
     if reduce is not None and kind == 'LoadAnnotations':
         step['reduce_zero_label'] = reduce
     if plan.size is None:
@@ -350,6 +356,15 @@ def _step(plan: Plan, step: dict[str, Any], reduce: bool | None) -> dict | None:
             step[key] = short
     elif kind == 'Resize':
         step['scale'] = (long, short)
+    elif kind == 'RandomChoiceResize':
+        step['scales'] = [
+            (max(1, round(short * min(scale) / SHORT)), long)
+            for scale in step['scales']
+        ]
+    elif kind == 'RandomCrop':
+        step['crop_size'] = tuple(
+            max(1, round(short * side / SHORT)) for side in step['crop_size']
+        )
     return step
 
 

@@ -204,3 +204,22 @@ def test_heads_of_other_classes_are_left_out(trained, tmp_path, capsys):
     assert (begun[key] - ended[key]).abs().max() < 0.1 * begun[key].abs().max()
     key = 'bbox_head.retina_cls.weight'
     assert ended[key].shape[0] == begun[key].shape[0] // 3  # 2 classes, not 6
+
+
+@pytest.mark.parametrize('method', ['retinanet', 'mask_rcnn'])
+def test_batches_without_objects(method, tmp_path):
+    root = making.coco(tmp_path / 'data')
+    for file in root.glob('annotations/*.json'):
+        content = json.loads(file.read_text())
+        rows = content['annotations'][2:]  # none of the first image
+        for row in rows:
+            row['segmentation'] = [making.OUTLINE]
+        file.write_text(json.dumps(dict(content, annotations=rows)))
+    config = tiny.write(root, tmp_path / 'work', method, '--batch-size', '1')
+    assert tiny.train(config) == 0
+    (log,) = (tmp_path / 'work').glob('*/vis_data/scalars.json')
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    losses = [row['loss'] for row in rows if 'loss' in row]
+    assert len(losses) == 4 and all(0 <= loss < 100 for loss in losses)
+    boxes = [row['loss_bbox'] for row in rows if 'loss_bbox' in row]
+    assert 0 in boxes and max(boxes) > 0

@@ -150,6 +150,34 @@ def test_published_models_are_those_of_their_configs(data, tmp_path):
     assert cfg.optim_wrapper.optimizer.lr < base.optim_wrapper.optimizer.lr
 
 
+@pytest.mark.parametrize(
+    'weights',
+    [
+        'retinanet_poolformer_s24',
+        'mask_rcnn_uniformer_base_ms_3x',
+        'cascade_mask_rcnn_uniformer_small_ms_3x',
+    ],
+)
+def test_published_detectors(weights, data, tmp_path):
+    """The method and the config are theirs, and nothing is initialized besides."""
+    cfg = written(data['instances'], tmp_path, weights=weights)
+    text = (tmp_path / 'config.py').read_text()
+    assert f"_base_ = 'mmmeta::detection/{weights}.py'" in text
+    assert cfg.load_from == f'mmmeta://{weights}'
+    assert cfg.model.backbone.get('init_cfg') is None
+    build(cfg)
+    for sample in batch(cfg):  # also where sizes are drawn
+        assert max(sample.img_shape) <= 48 and sample.gt_instances.labels.numel() == 2
+
+
+def test_other_weights_of_a_backbone(data, tmp_path):
+    name = 'caformer_s18.sail_in22k'
+    cfg = written(data['detection'], tmp_path, weights=name)
+    assert cfg.model.backbone.type == 'mmmeta.CAFormer'
+    assert cfg.model.backbone.init_cfg.checkpoint == f'mmmeta://{name}'
+    assert cfg.get('load_from') is None
+
+
 # -- odd data ---------------------------------------------------------------------
 
 
