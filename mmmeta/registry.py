@@ -1,7 +1,8 @@
 """mmmeta's registries.
 
-`MODELS` and `HOOKS` are children of MMEngine's, so `type='mmmeta.PoolFormer'` builds
-from MMDetection, MMSegmentation, MMPretrain or plain MMEngine without an import:
+`MODELS`, `HOOKS` and `RUNNERS` are children of MMEngine's, so
+`type='mmmeta.PoolFormer'` builds from MMDetection, MMSegmentation, MMPretrain or plain
+MMEngine without an import:
 MMEngine imports `mmmeta.registry` when it sees the scope, and the registry imports
 `mmmeta.models` when a type is looked up.
 """
@@ -11,6 +12,7 @@ from mmmeta.errors import MissingLibraryError
 try:
     from mmengine.registry import HOOKS as MMENGINE_HOOKS
     from mmengine.registry import MODELS as MMENGINE_MODELS
+    from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
     from mmengine.registry import Registry
 except ImportError as error:
     raise MissingLibraryError(
@@ -30,6 +32,12 @@ HOOKS = Registry(
         *('mmmeta.hosts.hooks', 'mmmeta.hosts.saving'),
         *('mmmeta.hosts.preemption', 'mmmeta.hosts.bad_steps'),
     ],
+)
+RUNNERS = Registry(
+    'runner',
+    parent=MMENGINE_RUNNERS,
+    scope='mmmeta',
+    locations=['mmmeta.hosts.sharding'],
 )
 
 # Users register their own mixers here, from their own files:

@@ -73,7 +73,8 @@ def build_runner(cfg: Config, testing: bool = False) -> Any:
     """Build MMEngine's runner, or the one that `runner_type` names.
 
     It reports checkpoints that do not fit; the config's `allow_missing` lists parts
-    that may be missing in training. In training it has a PreemptionHook and a
+    that may be missing in training. `fsdp` spreads the parameters over the processes
+    (see `mmmeta.hosts.sharding`). In training it has a PreemptionHook and a
     BadStepHook, with their defaults if the config has none.
 
     Args:
@@ -88,6 +89,8 @@ def build_runner(cfg: Config, testing: bool = False) -> Any:
 
     if cfg.get('launcher') == 'pytorch':
         _use_cpu_if_alone(cfg)
+    if cfg.get('fsdp') is not None and not testing:
+        _use_shards(cfg)
     with _undumped(cfg, Runner):
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     watch(runner, testing, cfg.get('allow_missing') or ())
@@ -138,6 +141,25 @@ def _undumped(cfg: Config, runner: Any) -> Iterator[None]:
         yield
     finally:
         runner.dump_config = dump
+
+
+def _use_shards(cfg: Config) -> None:
+    """Let several processes share the parameters, as the config's `fsdp` says.
+
+    Raises:
+        UserError: An unknown option, or another runner.
+    """
+    from mmmeta.hosts.sharding import check_options
+
+    check_options(cfg.fsdp)
+    if cfg.get('launcher', 'none') == 'none':
+        return  # one process has all of them
+    if cfg.get('runner_type', 'Runner') not in ('Runner', 'mmmeta.ShardedRunner'):
+        raise UserError(
+            f'fsdp cannot be used with runner_type={cfg.runner_type!r}; expected '
+            "MMEngine's Runner"
+        )
+    cfg.runner_type = 'mmmeta.ShardedRunner'
 
 
 def _use_cpu_if_alone(cfg: Config) -> None:

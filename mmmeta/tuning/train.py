@@ -289,7 +289,7 @@ def _run(cfg: 'Config', config: Path, progress: Any) -> None:
             if type(handler) is logging.StreamHandler:
                 _tame(handler)
         runner.register_hook(progress, priority='LOWEST')
-        runner.train()
+        launch.train(runner)
 
 
 def _tame(handler: logging.StreamHandler) -> None:
@@ -305,8 +305,6 @@ def _advice(error: RuntimeError) -> str | None:
     text = str(error)
     if 'out of memory' in text or "can't allocate memory" in text:
         return 'the memory is not enough: pass a smaller --batch-size or --image-size'
-    if 'DataLoader worker' in text and 'killed' in text:
-        return 'a process that reads images was killed: pass fewer --workers, or 0'
     return None
 
 
