@@ -1,6 +1,7 @@
 """`mmmeta finetune` to the end, and what its last lines say to do next."""
 
 import csv
+import importlib.util
 import json
 import os
 import re
@@ -161,6 +162,16 @@ def test_the_tools_go_on(trained, warm_python, capsys):
     assert (run.work / 'epoch_3.pth').is_file()
     assert run.config.read_text() == before  # still the short one
     assert 'Epoch(train) [1]' not in result.stdout
+
+
+def test_a_stock_tool_takes_the_config(formats, warm_python, tmp_path):
+    """It does not import mmmeta before it reads the config."""
+    config = tiny.write(formats('yolo'), tmp_path / 'work', 'retinanet')
+    (folder,) = importlib.util.find_spec('mmdet').submodule_search_locations
+    tool = Path(folder, '.mim/tools/train.py')
+    result = warm_python.run(tool, config, '--work-dir', tmp_path / 'other')
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (tmp_path / 'other/epoch_2.pth').is_file()
 
 
 def test_a_finished_run_is_not_overwritten_and_goes_on(trained, capsys, formats):
