@@ -1,7 +1,6 @@
 """MetaFormer backbones for MMDetection, MMSegmentation and MMPretrain."""
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import mmmeta_finder  # noqa: F401  in case Python did not process our .pth file
@@ -23,23 +22,6 @@ __all__ = [
     'optimize',
 ]
 
-
-def _register_with_mmengine() -> None:
-    """Make `mmmeta::` and `mmseg::` configs resolve.
-
-    MMEngine looks for a distribution named mmsegmentation, but the fork's has a
-    different name.
-    """
-    try:
-        from mmengine.config.utils import MODULE2PACKAGE
-    except Exception:  # missing or broken: `mmmeta.registry` reports it
-        return
-    MODULE2PACKAGE['mmmeta'] = 'mmmeta'
-    if find_spec('mmseg'):
-        MODULE2PACKAGE['mmseg'] = 'mmseg'
-
-
-_register_with_mmengine()
 
 # Imported on first use: listing names must not wait for PyTorch.
 _LAZY = {

@@ -51,6 +51,16 @@ def test_every_process_has_the_operators(tmp_path):
     assert is_stand_in(file)
 
 
+def test_stock_tools_read_configs_of_mmmeta():
+    code = (
+        'from mmengine.config import Config\n'
+        "path = 'mmmeta::segmentation/semantic_fpn_poolformer_s12.py'\n"
+        "print(Config.fromstring(f'_base_ = {path!r}', '.py').model.backbone.arch)"
+    )
+    status, out, errors = python('-c', code)
+    assert (status, out) == (0, 's12'), errors
+
+
 def test_a_start_of_python_loads_nothing_else():
     code = 'import sys; print(*sys.modules)'
     # -I -S: without site, so without .pth files.

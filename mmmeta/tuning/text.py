@@ -19,12 +19,6 @@ LAST_LR = 0.02  # of the highest learning rate
 SHORT = 800  # shorter side of the images of the detectors' recipes
 KAIMING = dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu')
 
-# MMEngine evaluates the expression; with an import statement it would be a lazy config.
-BASE = """_base_ = (
-    __import__('mmmeta')  # tells MMEngine where mmmeta:: is, in stock tools as well
-    and 'mmmeta::{}'
-)"""
-
 
 class Code(str):
     """An expression that is written as it is."""
@@ -50,7 +44,7 @@ def config_text(
     """
     parts = [
         _docstring([title, '', *commands]),
-        BASE.format(plan.base),
+        f"_base_ = 'mmmeta::{plan.base}'",
         f'metainfo = {code(_metainfo(plan, palette))}',
         _model(plan, base),
         *_data(plan, base, files),
