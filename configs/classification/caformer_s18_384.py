@@ -16,4 +16,4 @@ load_from = 'mmmeta://caformer_s18.sail_in1k'
 model = dict(backbone=dict(type='mmmeta.CAFormer'))
 
 # Source: scripts/caformer/finetune_*_384.sh: LAMB with twice ConvFormer's rate.
-optim_wrapper = dict(optimizer=dict(type='Lamb', lr=1e-4))
+optim_wrapper = dict(optimizer=dict(type='mmpretrain.Lamb', lr=1e-4))

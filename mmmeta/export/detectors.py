@@ -300,7 +300,9 @@ def _top_pairs(scores: Tensor, cfg: Any) -> tuple[Tensor, Tensor, Tensor]:
     if count > 0:
         best = scores.amax(1)
         top, anchors = torch.cat([best, best.new_full((count,), -1)]).topk(count)
-        anchors = anchors.clamp(max=scores.shape[0] - 1)
+        # A tensor: PyTorch cannot translate every `clamp` to a size.
+        last = anchors.new_full((), scores.shape[0] - 1)
+        anchors = torch.minimum(anchors, last)
         rows = torch.where((top < 0)[:, None], -1, scores[anchors])
         values, pairs = rows.flatten().topk(count)
         return anchors[pairs // classes], pairs % classes, values

@@ -115,7 +115,8 @@ def _taps(x: Tensor, full: Size, new: Size) -> tuple[Tensor, ...]:
     part = torch.where(outside, 0, place - first)
     index = first.clamp(min=0).long()
     weights = [(share * 2048).round().int() for share in (1 - part, part)]
-    return index, (index + 1).clamp(max=full - 1), *weights
+    last = index.new_full((), full - 1)
+    return index, torch.minimum(index + 1, last), *weights
 
 
 def _cut(x: Tensor, divisor: int) -> Tensor:

@@ -8,7 +8,7 @@ issue 20).
 _base_ = 'imagenet_metaformer_300e.py'
 
 # It clips the norm of all gradients at 1 by itself, like timm's.
-optim_wrapper = dict(optimizer=dict(type='Lamb', lr=8e-3))
+optim_wrapper = dict(optimizer=dict(type='mmpretrain.Lamb', lr=8e-3))
 param_scheduler = [
     dict(
         type='LinearLR',
