@@ -385,8 +385,9 @@ def test_exported_models_without_torch(wheel, environment):
     borrow(environment, 'mmmeta-backbones[demo]')
     shown = environment.run('python', '-c', DEMO, file, image)
     assert 'Model: ' in shown and '<strong>8 objects</strong>' in shown
-    done = environment.call('mmmeta', 'demo')
-    assert (done.returncode, done.stdout.count('\n')) == (1, 1), done.stdout
+    done = environment.call('mmmeta', 'demo')  # perhaps the usual port is taken
+    lines = [x for x in done.stdout.splitlines() if not x.startswith('port 7860')]
+    assert (done.returncode, len(lines)) == (1, 1), done.stdout
     assert "pip install 'mmmeta-backbones[onedl]'" in done.stdout
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mmmeta.archs.families import FAMILIES
 from mmmeta.errors import printable
 from mmmeta.weights.names import find
 from mmmeta.weights.source import Source
@@ -76,7 +77,8 @@ def _of_file(path: str) -> Facts:
 def _of_config(text: str) -> list[tuple[str, Any]]:
     """Return the model that a config's text names, without executing it."""
     model = re.search(r'^model = dict\((?:.*\n)*?    type=\'(\w+)\'\)?,?$', text, re.M)
-    backbone = re.search(r"type='mmmeta\.(\w+)'", text)
+    types = '|'.join([*(family.name for family in FAMILIES), 'MetaFormer'])
+    backbone = re.search(rf"type='mmmeta\.({types})'", text)
     size = re.search(r"arch='(\w+)'", text)
     facts = [('model', model[1])] if model else []
     if backbone:

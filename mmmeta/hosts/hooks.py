@@ -125,6 +125,7 @@ class ProgressHook(Hook):
         self.metric = metric
         self.best: float | None = None
         self.bar: Any = None
+        self.shown: dict[str, str] = {}
 
     def before_train(self, runner: Runner) -> None:
         from tqdm import tqdm
@@ -132,7 +133,6 @@ class ProgressHook(Hook):
         self.bar = tqdm(
             total=runner.max_iters, initial=runner.iter, unit='step', disable=None
         )
-        self.shown: dict[str, str] = {}
         if runner.iter:  # resumed
             self.best = runner.message_hub.runtime_info.get('best_score')
 
@@ -173,7 +173,10 @@ class ProgressHook(Hook):
         return f'{score:.3f}' if str(self.metric).startswith('coco') else f'{score:.1f}'
 
     def _say(self, text: str) -> None:
-        self.bar.write(text, file=sys.stderr)
+        if self.bar is None:  # a validation that was made up for, at a resume
+            print(text, file=sys.stderr)
+        else:
+            self.bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """Remove the bar, which would otherwise stay at an early end."""

@@ -279,8 +279,10 @@ def test_timm_outputs_equal_and_back(arch, undrawn):
             )
         dense = dense.to_empty(device='cpu').eval()
         dense.load_state_dict(theirs.state_dict())
+        # Both round, in 48 blocks: 1.2e-4 of each other on some processors.
+        tolerance = TOLERANCE * (2 if 'm48' in arch else 1)
         for out, reference in zip(dense(x), expected, strict=True):
-            assert error(out, reference) < TOLERANCE
+            assert error(out, reference) < tolerance
         if arch.startswith('poolformer_'):
             # timm pools before the final norm, the official code after it.
             logits = theirs.head.fc(

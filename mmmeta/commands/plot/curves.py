@@ -148,7 +148,8 @@ def _series(logs: list[list[dict]]) -> dict[str, Series]:
 
 def _points(records: list[dict], length: float) -> Iterator[tuple[float, bool, dict]]:
     """Yield each record's iteration, whether it is a validation, and the record."""
-    epoch = 0
+    # A resumed run may begin with the validation that its checkpoint was without.
+    epoch = next((r['epoch'] for r in records if 'epoch' in r), 0)
     for record in records:
         if 'iter' in record:
             epoch = record.get('epoch', 0)
