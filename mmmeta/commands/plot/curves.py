@@ -130,11 +130,17 @@ def _series(logs: list[list[dict]]) -> dict[str, Series]:
     """Join the logs of a run; where two overlap, the later one is used."""
     length = _epoch_length([record for records in logs for record in records])
     points: list[tuple[float, bool, dict]] = []
-    first = math.inf
+    first, first_step = math.inf, math.inf  # of all lines, and of training steps
     for records in reversed(logs):
-        older = [point for point in _points(records, length) if point[0] < first]
+        older = [
+            (x, validation, record)
+            for x, validation, record in _points(records, length)
+            if x < first or (not validation and x < first_step)
+        ]
         points = older + points
         first = points[0][0] if points else first
+        steps = (x for x, validation, _ in points if not validation)
+        first_step = next(steps, first_step)
     series: dict[str, Series] = {}
     for x, validation, record in points:
         for key, value in record.items():
