@@ -69,8 +69,10 @@ def serve(
             css=CSS,
         )
         print(f'mmmeta demo: {page.blocks.local_url} (Ctrl-C stops it)', flush=True)
-        # Handled like Ctrl-C, so that uploads are deleted.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # Handled like Ctrl-C, so that uploads are deleted; a shell lets its background
+        # jobs ignore SIGINT.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
