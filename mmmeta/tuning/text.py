@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 WIDTH = 88
-PATIENCE = 0.25  # of the epochs, without a better score
+PATIENCE = 0.5  # of the epochs, without a better score: most is won at low rates
 VALIDATIONS = 20  # at most, in a training
 WARM_UP = 0.1  # of the training, at most 500 iterations
 LAST_LR = 0.02  # of the highest learning rate
