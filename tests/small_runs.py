@@ -194,6 +194,22 @@ print('', *[os.waitstatus_to_exitcode(os.waitpid(c, 0)[1]) for c in children])
 """
 
 
+# Writing takes as long as it would for a large model: `{pause}` seconds per 64 KiB.
+SLOWLY = """
+import time
+from mmengine.fileio import LocalBackend
+
+def put(self, content, path):
+    with open(path, 'wb') as file:
+        for k in range(0, len(content), 65536):
+            file.write(content[k : k + 65536])
+            file.flush()
+            time.sleep({pause})
+
+LocalBackend.put = put
+"""
+
+
 def processes(python: WarmPython, count: int, *args: str) -> tuple[list[int], str]:
     """Run the training tool in gloo processes; return their statuses and the log."""
     tool = Path(__file__).parents[1] / 'tools/train.py'

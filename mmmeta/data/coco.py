@@ -286,10 +286,3 @@ def _key(value: Any) -> Any:
 def _slashes(name: Any) -> str:
     text = str(name or '').replace('\\', '/')
     return text.removeprefix('./')
-
-
-def root_of(file: str) -> str:
-    """Return the folder of a data set, given its annotation file."""
-    parent = folder(file) or '.'
-    inside = base(parent) in ('annotations', 'labels')
-    return (folder(parent) or '.') if inside else parent

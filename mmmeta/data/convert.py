@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mmmeta.data import masks
+from mmmeta.data.folders import link_or_copy
 from mmmeta.data.labelme import image_content
 from mmmeta.data.maps import read_map
 from mmmeta.data.model import IGNORED, DataSet, Item, Object
@@ -66,11 +66,8 @@ def put_image(item: Item, data: DataSet, target: Path) -> bool:
         return True
     if not os.path.isfile(item.path):
         return False
-    source = os.path.realpath(item.path)  # a link to a link would be relative
-    try:
-        os.link(source, target)
-    except OSError:  # another disk
-        shutil.copyfile(source, target)
+    # A link to a link would be relative.
+    link_or_copy(os.path.realpath(item.path), target)
     return True
 
 

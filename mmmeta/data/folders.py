@@ -1,6 +1,7 @@
-"""Listing the files in a folder whose links may form cycles."""
+"""Listing the files in a folder whose links may form cycles; linking files."""
 
 import os
+import shutil
 from pathlib import Path
 
 from mmmeta.errors import UserError
@@ -45,6 +46,18 @@ def files_in(root: str | Path, by_name: bool = False) -> list[Path]:
                 ]
         waiting = sorted(link for link in links if not _leads_up(link))
     return files
+
+
+def link_or_copy(source: str | Path, target: Path) -> None:
+    """Let `target` be another name of a file, or a copy where that is not possible.
+
+    Missing folders are created.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or a file system without hard links
+        shutil.copyfile(source, target)
 
 
 def is_in(path: str | Path, folder: str | Path) -> bool:

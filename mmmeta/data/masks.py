@@ -8,6 +8,9 @@ import numpy as np
 
 from mmmeta.data.model import Box, Object
 from mmmeta.errors import require
+from mmmeta.runtime.masks import encode
+
+__all__ = ['area', 'bounds', 'compressed', 'decode', 'encode', 'fault']
 
 # Points farther outside than so many images are mistakes, for which pycocotools would
 # run out of memory.
@@ -23,12 +26,6 @@ def bounds(polygons: list[list[float]]) -> Box:
     xs = [x for polygon in polygons for x in polygon[0::2]]
     ys = [y for polygon in polygons for y in polygon[1::2]]
     return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
-
-
-def encode(mask: np.ndarray) -> dict[str, Any]:
-    """Return a mask, bool (H, W), as COCO's compressed RLE."""
-    rle = _library().encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {'size': [int(v) for v in rle['size']], 'counts': rle['counts'].decode()}
 
 
 def compressed(thing: Object, height: int, width: int) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from mmmeta.data import masks
 from mmmeta.data.maps import read_map
 from mmmeta.data.model import IGNORED, Color, DataSet, Item, Object
 from mmmeta.errors import printable
 from mmmeta.hosts.classes import class_colors
-from mmmeta.hosts.images import load_picture
+from mmmeta.hosts.images import upright
 from mmmeta.runtime.drawing import draw_boxes, mixed, write
 
 COUNT, COLUMNS = 8, 4
@@ -64,10 +64,7 @@ def _spread(data: DataSet) -> list[Item]:
 
 
 def _tile(data: DataSet, item: Item, colors: list[Color]) -> Image.Image:
-    image = load_picture(item.path)
-    if image.mode.startswith(('I', 'F')):  # 16 bits; Pillow would cut them off
-        image = image.point(lambda value: value / 256).convert('L')
-    image = ImageOps.exif_transpose(image).convert('RGB')
+    image = upright(item.path)
     room = TILE[0] - 8, TILE[1] - LINE - 8
     scale = min(room[0] / image.width, room[1] / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))

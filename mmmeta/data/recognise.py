@@ -59,12 +59,9 @@ def _read_folder(tree: Tree) -> DataSet:
     config, labels = yolo.find(tree)
     if config or labels:
         return yolo.read(tree, config, labels)
-    files = voc.find(tree)
-    if files:
-        return voc.read(tree, files)
-    files = labelme.find(tree)
-    if files:
-        return labelme.read(tree, files)
+    for module in (voc, labelme):
+        if files := module.find(tree):
+            return module.read(tree, files)
     found = pairs.find(tree)
     if found:
         return maps.read(tree, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -102,6 +103,12 @@ def base(name: str) -> str:
 def folder(name: str) -> str:
     """Return a path without its last part; '' if there is no other."""
     return name.rpartition('/')[0]
+
+
+def common_folder(names: Iterable[str]) -> str:
+    """Return the folder that all of some files are in; '' if that is the root."""
+    folders = {folder(name) for name in names}
+    return os.path.commonpath(folders) if folders and '' not in folders else ''
 
 
 def split_of(name: str) -> tuple[str, str]:

@@ -19,7 +19,15 @@ from mmmeta.data.locate import report_unused
 from mmmeta.data.model import DataSet, Item, Object, Split, task_of
 from mmmeta.data.names import read_names
 from mmmeta.data.text import decode, read_text, sniff
-from mmmeta.data.tree import Tree, base, folder, in_order, split_of, stem
+from mmmeta.data.tree import (
+    Tree,
+    base,
+    common_folder,
+    folder,
+    in_order,
+    split_of,
+    stem,
+)
 
 LAYOUT = (
     'Pascal VOC: Annotations/NAME.xml, JPEGImages/NAME.jpg, ImageSets/Main/train.txt'
@@ -232,10 +240,10 @@ def _splits(tree: Tree, entries: dict[str, Item], reader: _Reader) -> dict[str, 
             reader.faults.add('file-unused', file, '', 'no split lists it')
     splits = {}
     for split, (items, source) in found.items():
-        images = _place([tree.relative(item.path) for item in items])
+        images = common_folder([tree.relative(item.path) for item in items])
         for item in items:  # relative to what several years have in common
             item.name = tree.relative(item.path)[len(images) :].lstrip('/')
-        where = tree.root / _place([item.source for item in items])
+        where = tree.root / common_folder([item.source for item in items])
         splits[split] = Split(items, tree.root / images, where, source)
         if not items:
             reader.faults.add('split-empty', '', split)
@@ -264,17 +272,3 @@ def _rows(tree: Tree, name: str, faults: Faults) -> Iterator[tuple[int, str]]:
         if line.strip():
             row = line.split()[0]
             yield number, stem(row) if row.lower().endswith(('.jpg', '.png')) else row
-
-
-def _place(names: list[str]) -> str:
-    """Return the folder that all files are in."""
-    places = {folder(name) for name in names}
-    if len(places) == 1:
-        return places.pop()
-    parts = [place.split('/') for place in places]
-    same: list[str] = []
-    for level in zip(*parts, strict=False):
-        if len(set(level)) > 1:
-            break
-        same.append(level[0])
-    return '/'.join(same)

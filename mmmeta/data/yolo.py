@@ -13,7 +13,15 @@ from mmmeta.data.masks import bounds
 from mmmeta.data.model import Box, DataSet, Item, Object, Split, task_of
 from mmmeta.data.names import read_list
 from mmmeta.data.text import read_text, read_yaml, sniff
-from mmmeta.data.tree import Tree, base, folder, in_order, split_of, stem
+from mmmeta.data.tree import (
+    Tree,
+    base,
+    common_folder,
+    folder,
+    in_order,
+    split_of,
+    stem,
+)
 
 LAYOUT = (
     'YOLO: data.yaml with "names", "train" and "val"; images/train/NAME.jpg and '
@@ -70,7 +78,7 @@ def read(tree: Tree, config: str, labels: list[str]) -> DataSet:
     splits, used = {}, set()
     reader = _Labels(tree, faults, len(classes), keypoints)
     for split, names in images.items():
-        start = sources[split] or _common(names)
+        start = sources[split] or common_folder(names)
         items = []
         for name in names:
             path = tree.root / name
@@ -208,12 +216,6 @@ def _listed(tree: Tree, place: str, faults: Faults) -> list[str]:
         else:
             faults.add('image-missing', place, f'line {number}', line)
     return found
-
-
-def _common(names: list[str]) -> str:
-    """Return the folder that contains all of some files."""
-    folders = {folder(name) for name in names}
-    return os.path.commonpath(folders) if folders and '' not in folders else ''
 
 
 def _unused(

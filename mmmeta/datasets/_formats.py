@@ -19,7 +19,6 @@ import base64
 import io
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ from PIL import Image
 
 from mmmeta.data import DataSet, Item, Object, read_data
 from mmmeta.data.convert import new_folder, write_coco
+from mmmeta.data.folders import link_or_copy
 from mmmeta.data.masks import decode
 from mmmeta.datasets._scene import CLASSES
 from mmmeta.datasets.shapes import BACKGROUND, make_shapes
@@ -64,14 +64,6 @@ def _parent(target: Path) -> Path:
     parent = target.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     return parent
-
-
-def _put(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # not every file system has hard links
-        shutil.copyfile(source, target)
 
 
 def _write(path: Path, text: str) -> None:
@@ -123,7 +115,7 @@ def _yolo(values: Callable[[Item, Object], list[float]]) -> Callable:
         data = read_data(shapes)
         for split, part in data.splits.items():
             for item in part.items:
-                _put(item.path, new / 'images' / split / item.name)
+                link_or_copy(item.path, new / 'images' / split / item.name)
                 lines = [
                     ' '.join([str(o.label), *(f'{v:.8g}' for v in values(item, o))])
                     for o in item.objects
@@ -147,7 +139,7 @@ def _voc(shapes: Path, new: Path) -> None:
         for item in part.items:
             name = f'{split}_{Path(item.name).stem}'
             names.append(f'{name}\n')
-            _put(item.path, new / 'JPEGImages' / f'{name}.jpg')
+            link_or_copy(item.path, new / 'JPEGImages' / f'{name}.jpg')
             _write(new / 'Annotations' / f'{name}.xml', _xml(data, item, name))
         _write(new / 'ImageSets' / 'Main' / f'{split}.txt', ''.join(names))
 
@@ -174,7 +166,7 @@ def _labelme(shapes: Path, new: Path) -> None:
     data = read_data(shapes)
     for split, part in data.splits.items():
         for item in part.items:
-            _put(item.path, new / split / item.name)
+            link_or_copy(item.path, new / split / item.name)
             found = []
             for number, thing in enumerate(item.objects, 1):
                 found += _shapes(data, item, thing, number)
@@ -223,7 +215,7 @@ def _shapes(data: DataSet, item: Item, thing: Object, number: int) -> list[dict]
 
 def _png(shapes: Path, new: Path) -> None:
     for file in sorted(shapes.glob('images/*/*.jpg')):
-        _put(file, new / file.relative_to(shapes))
+        link_or_copy(file, new / file.relative_to(shapes))
     palette = np.zeros((256, 3), np.uint8)
     palette[1 : len(CLASSES) + 1] = np.random.RandomState(42).randint(
         0, 256, (len(CLASSES), 3)
@@ -245,7 +237,7 @@ def _folders(shapes: Path, new: Path) -> None:
         for name in CLASSES:  # empty ones, too
             (new / split / name).mkdir(parents=True)
     for file in sorted(shapes.glob('classes/*/*/*.jpg')):
-        _put(file, new / file.relative_to(shapes / 'classes'))
+        link_or_copy(file, new / file.relative_to(shapes / 'classes'))
 
 
 FORMATS: dict[str, Callable[[Path, Path], None]] = {

@@ -16,7 +16,6 @@ import json
 import operator
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -26,6 +25,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from mmmeta.data.folders import link_or_copy
 from mmmeta.datasets._coco import INFO, Instances
 from mmmeta.datasets._scene import CLASSES, MIN_SIZE, Scene, make_scene
 
@@ -64,20 +64,13 @@ def _write_json(path: Path, content: dict) -> None:
     path.write_bytes(text.encode() + b'\n')
 
 
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # not every file system has hard links
-        shutil.copyfile(source, target)
-
-
 def _write_scene(root: Path, split: str, stem: str, scene: Scene) -> None:
     """Write a scene's image and class map, and link the image in its class folder."""
     image = root / 'images' / split / f'{stem}.jpg'
     _write_image(image, scene.image, cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY)
     _write_image(root / 'semantic' / split / f'{stem}.png', _semantic_map(scene))
     main = CLASSES[scene.labels[np.argmax(scene.masks.sum((1, 2)))]]
-    _link(image, root / 'classes' / split / main / image.name)
+    link_or_copy(image, root / 'classes' / split / main / image.name)
 
 
 def _write_split(root: Path, split: str, params: dict, indexes: Iterable[int]) -> None:

@@ -1,4 +1,4 @@
-"""A hook that logs how long a training will take."""
+"""Hooks that show how far a training is and how long it will take."""
 
 import math
 import sys

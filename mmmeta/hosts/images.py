@@ -87,13 +87,19 @@ def _decode(path: str | os.PathLike, color: bool) -> 'np.ndarray | None':
     try:
         import cv2
     except ImportError:
-        return np.asarray(_upright(path))[..., ::-1]
+        return np.asarray(upright(path))[..., ::-1]
     file = path if isinstance(path, TarImage) else Path(path)
     content = np.frombuffer(file.read_bytes(), np.uint8)
     return cv2.imdecode(content, cv2.IMREAD_COLOR if color else cv2.IMREAD_UNCHANGED)
 
 
-def _upright(path: str | os.PathLike) -> 'Image.Image':
+def upright(path: str | os.PathLike) -> 'Image.Image':
+    """Return a Pillow image, RGB of 8 bits, turned as its EXIF data say.
+
+    Raises:
+        ValueError: As `load_picture`.
+        UserError: Likewise.
+    """
     from PIL import ImageOps
 
     picture = load_picture(path)

@@ -1,6 +1,10 @@
-"""Masks of boxes as masks of the image."""
+"""Masks of boxes as masks of the image, and these in COCO's encoding."""
+
+from typing import Any
 
 import numpy as np
+
+from mmmeta.errors import require
 
 
 def paste(
@@ -44,3 +48,17 @@ def _weights(start: int, stop: int, low: float, high: float, count: int) -> np.n
     place = place * count - 0.5
     weights = 1 - np.abs(place[:, None] - np.arange(count, dtype=np.float32))
     return np.nan_to_num(np.maximum(weights, 0), posinf=0, neginf=0).astype(np.float32)
+
+
+def encode(mask: np.ndarray) -> dict[str, Any]:
+    """Return a mask, bool (H, W), as COCO's compressed RLE, as JSON can have it.
+
+    Raises:
+        MissingLibraryError: pycocotools is not installed.
+    """
+    coco = require('pycocotools.mask', 'runtime', 'a file with masks')
+    found = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {
+        'size': [int(side) for side in found['size']],
+        'counts': found['counts'].decode(),
+    }

@@ -134,7 +134,7 @@ def _write_coco(
     categories = [dict(id=i, name=name) for i, name in enumerate(data.classes, 1)]
     content = dict(images=images, annotations=rows, categories=categories)
     file = folder / f'{name}.json'
-    _write(file, json.dumps(content))
+    write_text(file, json.dumps(content))
     return dict(ann_file=str(file), data_prefix=dict(img=f'{root}/'))
 
 
@@ -147,7 +147,7 @@ def _write_lists(
         f'{os.path.relpath(os.path.abspath(item.path), root)} {item.label}\n'
         for item in items
     ]
-    _write(file, ''.join(lines))
+    write_text(file, ''.join(lines))
     return dict(ann_file=str(file), data_prefix=root)
 
 
@@ -186,7 +186,8 @@ def _link(source: Path, target: Path) -> None:
     target.symlink_to(os.path.abspath(source))
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; it is there completely or not at all."""
     partial = path.with_name(f'.{path.name}.part')
     partial.write_text(text, 'utf-8', 'surrogateescape')
     os.replace(partial, path)

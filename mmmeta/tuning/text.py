@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmmeta.archs.families import ARCHS
@@ -432,10 +431,3 @@ def _schedule(plan: Plan, base: 'Config') -> list[str]:
     if plan.load_from:
         lines.append(f'load_from = {plan.load_from!r}')
     return lines
-
-
-def write_config(path: Path, text: str) -> None:
-    """Write a config; it is there completely or not at all."""
-    partial = path.with_name(f'.{path.name}.part')
-    partial.write_text(text, 'utf-8')
-    partial.replace(path)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from mmmeta.data import DataSet, read_data
 from mmmeta.data.tree import MARKER
 from mmmeta.errors import UserError, one_line, printable
-from mmmeta.tuning.files import split, write_annotations
+from mmmeta.tuning.files import split, write_annotations, write_text
 from mmmeta.tuning.plan import Plan, make_plan
-from mmmeta.tuning.text import config_text, write_config
+from mmmeta.tuning.text import config_text
 from mmmeta.weights.names import SCHEME
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def prepare(plan: Plan, data: DataSet, parts: dict[str, Any], folder: Path) -> P
     text = config_text(
         plan, base, files, _palette(data), _title(plan, data), _commands(folder)
     )
-    write_config(config, text)
+    write_text(config, text)
     load_config(str(config))  # raises for what cannot be read
     return config
 

@@ -25,26 +25,13 @@ import small_runs  # noqa: E402
 
 from mmmeta.datasets import make_shapes  # noqa: E402
 
-# Writing takes a while, so that kills hit it, too.
-SLOWLY = """
-from mmengine.fileio import LocalBackend
-import time
-
-def put(self, content, path):
-    with open(path, 'wb') as file:
-        for k in range(0, len(content), 65536):
-            file.write(content[k : k + 65536])
-            file.flush()
-            time.sleep(0.02)
-
-LocalBackend.put = put
-"""
 RUNS = [('epochs', 0), ('epochs', 2), ('iterations', 0), ('iterations', 2)]
 LAST = dict(epochs='epoch_8.pth', iterations='iter_48.pth')
 
 
 def start(count: int, name: str, work: Path, workers: int) -> subprocess.Popen:
-    code = SLOWLY + small_runs.PROCESSES
+    # So that kills hit the writing, too.
+    code = small_runs.SLOWLY.format(pause=0.02) + small_runs.PROCESSES
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
     environment['PYTHONPATH'] = str(ROOT / 'tests')
     size = 2 // count  # so that all processes have as many iterations as one

@@ -17,24 +17,17 @@ from mmmeta.hosts import saving
 ROOT = Path(__file__).resolve().parents[2]
 SEED = 'randomness.seed=3'
 
-# Writing takes as long as it would for a large model.
-SLOWLY = """
-import os, runpy, sys, time
+SLOWLY = (
+    small_runs.SLOWLY.format(pause=0.05)
+    + """
+import runpy, sys
 import small_runs
-from mmengine.fileio import LocalBackend
 
-def put(self, content, path):
-    with open(path, 'wb') as file:
-        for k in range(0, len(content), 65536):
-            file.write(content[k : k + 65536])
-            file.flush()
-            time.sleep(0.05)
-
-LocalBackend.put = put
 tool, *sys.argv[1:] = sys.argv[1:]
 sys.argv[0] = tool
 runpy.run_path(tool, run_name='__main__')
 """
+)
 
 
 @pytest.fixture(autouse=True)
@@ -145,17 +138,15 @@ def test_the_old_one_goes_once_the_new_one_is_there(train, monkeypatch):
 def test_published_files(train):
     keys = 'default_hooks.checkpoint.published_keys=[meta,state_dict]'
     out = 'default_hooks.checkpoint.out_dir=elsewhere'
-    train('epochs', 'work', '--cfg-options', keys, out)
-    assert Path('work/last_checkpoint').read_text() == 'elsewhere/work/epoch_2.pth'
-    (published,) = Path('elsewhere/work').glob('epoch_2-????????.pth')
+    train('epochs', 'run', '--cfg-options', keys, out)
+    assert Path('run/last_checkpoint').read_text() == 'elsewhere/run/epoch_2.pth'
+    (published,) = Path('elsewhere/run').glob('epoch_2-????????.pth')
     assert set(state(published)) == {'meta', 'state_dict'}
-    assert not list(Path('elsewhere/work').glob('.*'))
+    assert not list(Path('elsewhere/run').glob('.*'))
 
 
 def test_a_folder_that_cannot_be_written(train):
     Path('file').write_text('')
     out = 'default_hooks.checkpoint.out_dir=file'
-    with pytest.raises(
-        UserError, match=r'file/work/epoch_1\.pth was not saved: .*none'
-    ):
-        train('epochs', 'work', '--cfg-options', out)
+    with pytest.raises(UserError, match=r'file/run/epoch_1\.pth was not saved: .*none'):
+        train('epochs', 'run', '--cfg-options', out)

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from mmmeta.commands.predict.detections import ids_in
-from mmmeta.commands.predict.exported import encode
 from mmmeta.errors import UserError
 from mmmeta.runtime import Detections, LabelMap, Probabilities
+from mmmeta.runtime.masks import encode
 from mmmeta.runtime.model import Result
 
 IGNORED = 255  # a pixel without a class

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mmmeta.errors import require
 from mmmeta.runtime import Detections, LabelMap, Probabilities, open_model
+from mmmeta.runtime.masks import encode
 from mmmeta.runtime.model import Result
 
 
@@ -60,10 +60,3 @@ class ExportedPredictor:
         from mmmeta.runtime.drawing import draw
 
         return draw(self.model, image[..., ::-1], result, score_thr)[..., ::-1]
-
-
-def encode(mask: np.ndarray) -> dict[str, Any]:
-    """Return a mask (H, W) in COCO's run-length encoding, as JSON can have it."""
-    coco = require('pycocotools.mask', 'runtime', 'a file with masks')
-    found = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {**found, 'counts': found['counts'].decode()}
