@@ -161,6 +161,19 @@ def test_options(options, message, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / 'm.onnx').exists()
 
 
+@pytest.mark.parametrize('options', [[], ['--format', 'auto']])
+def test_the_default_format_is_openvino_where_it_is_installed(
+    options, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    words = ['export', 'c.py', 'm.pth', '--model-api', *options]
+    assert main(words) == 1
+    assert 'c.py' in capsys.readouterr().err  # there is no such config
+    monkeypatch.setattr('mmmeta.commands.export.find_spec', lambda name: None)
+    assert main(words) == 1
+    assert '--model-api is for openvino' in capsys.readouterr().err
+
+
 # -- accuracy ---------------------------------------------------------------------
 
 
