@@ -43,13 +43,13 @@ def test_from_a_folder_to_pictures(name, formats, tmp_path, monkeypatch, capsys)
     Path('photos').mkdir()
     for i, image in enumerate(sorted(shapes.rglob('*.jpg'))[:2]):
         shutil.copy(image, f'photos/{i}.jpg')
-    write = train.write_config
+    write = train.write_text
 
     def write_tiny(path: Path, text: str) -> None:
         method = path.parent.name.partition('_')[2]
         write(path, text + tiny.COMMON + tiny.MORE[method])
 
-    monkeypatch.setattr(train, 'write_config', write_tiny)
+    monkeypatch.setattr(train, 'write_text', write_tiny)
     for command in EXAMPLES[name]:
         words = [w for x in shlex.split(command) for w in glob.glob(x) or [x]]
         if words[1] == 'finetune':
