@@ -14,7 +14,7 @@ from mmmeta.data.faults import Faults
 from mmmeta.data.images import in_threads
 from mmmeta.data.model import IGNORED, Color, DataSet, Item, Maps, Split
 from mmmeta.data.names import BACKGROUND, Names, read_names
-from mmmeta.data.pairs import Pairs, ending
+from mmmeta.data.pairs import Pairs
 from mmmeta.data.tree import Tree, folder, in_order
 from mmmeta.errors import one_line
 from mmmeta.hosts.classes import class_colors
@@ -69,7 +69,6 @@ def read(tree: Tree, pairs: Pairs) -> DataSet:
             kind = 'map-lossy' if values.lossy else 'map-unreadable'
             faults.add(kind, tree.relative(path), '', values.error)
     maps, classes = _meaning(good, names, faults)
-    maps.suffix, maps.image_suffix = ending(rows, 1), ending(rows, 0)
     for path, values in found.items():
         _check_values(tree.relative(path), values, maps, len(classes), faults)
     splits = {}

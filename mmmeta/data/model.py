@@ -113,8 +113,6 @@ class Maps:
             value is its class (or that plus 1, see `zero_ignored`) or 255.
         zero_ignored: Value 0 has no class, and class i has the value i + 1
             (`reduce_zero_label` of MMSegmentation).
-        suffix: End of the files' names, such as '_mask.png'.
-        image_suffix: Likewise of the images, such as '.jpg'.
     """
 
     kind: str
@@ -122,8 +120,6 @@ class Maps:
     colors: list[Color]
     direct: bool
     zero_ignored: bool = False
-    suffix: str = '.png'
-    image_suffix: str = '.jpg'
 
 
 @dataclass

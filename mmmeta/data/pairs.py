@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,16 +107,6 @@ def _flatness(path: Path) -> float | None:
         pixels = pixels @ np.array([256, 16, 1])
     counts = np.sort(np.bincount(pixels.ravel()))[::-1]
     return float(counts[:MAIN].sum() / counts.sum())
-
-
-def ending(pairs: list[tuple[str, str]], which: int) -> str:
-    """Return the end that most images (0) or maps (1) have after their common name."""
-    ends: Counter[str] = Counter()
-    for pair in pairs:
-        name = base(pair[which])
-        pattern = (_OF_IMAGE, _ENDING)[which]
-        ends[name[len(pattern.sub('', stem(name))) :]] += 1
-    return ends.most_common(1)[0][0] if ends else ''
 
 
 def _is_map(name: str) -> bool:

@@ -31,7 +31,6 @@ def test_indices_with_names_and_ignored_pixels(tmp_path):
     assert data.classes == ['background', 'cat', 'dog']
     assert (data.maps.kind, data.maps.direct) == ('index', True)
     assert not data.maps.zero_ignored
-    assert (data.maps.suffix, data.maps.image_suffix) == ('.png', '.jpg')
     for values in maps_of(data):
         np.testing.assert_array_equal(values, some_values(0, 1, 2, 255))
     assert data.splits['train'].annotations == root / 'annotations/train'
@@ -130,11 +129,12 @@ def test_names_of_maps(tmp_path, picture, label):
     data = read(tmp_path)
     assert data.format == 'png'
     assert len(data.items) == 2
-    split = data.splits['train']
-    for item in data.items:
-        assert item.path == split.images / item.name
-        ending = item.name.removesuffix(data.maps.image_suffix) + data.maps.suffix
-        assert item.map == split.annotations / ending
+    found = {item.path: item.map for item in data.items}
+    assert found == {
+        tmp_path / picture.format(n=n): tmp_path / label.format(n=n) for n in ('ä', '2')
+    }
+    images = data.splits['train'].images
+    assert all(item.path == images / item.name for item in data.items)
 
 
 def test_folders_called_as_maps(tmp_path):
