@@ -51,7 +51,9 @@ NEAREST = {
 }
 IMAGES = 12_000  # that a training sees by default: those of few images more often
 EPOCHS = 12, 100  # least and most
-SIDE = {'detection': 1333, 'segmentation': 512, 'classification': 224}
+# Longer and shorter side of the published models' images.
+SIDES = {'detection': (1333, 800), 'segmentation': (512, 512)}
+LARGE = 512  # side in pixels, above which objects may be too large for `SCRATCH`
 RARE = 0.1  # share of the images with a class below which they are repeated
 FEW = 10_000  # images; in larger data sets nothing is repeated
 LEAST_SIDE = 32  # of an image, as the backbones need
@@ -76,6 +78,8 @@ class Plan:
         batch_size: Images per process.
         size: Longer and shorter side of the images in pixels; None: the base's.
         smallest: Side of the smallest anchor in pixels, or None for the base's.
+        elongated: Whether `base` is one for square boxes, and the boxes are not.
+        large: Whether it is one for small images, and the images are not.
         balance: Share below which images with a rare class are repeated, or None.
         keep_all: Whether training images are used that the base leaves out: those
             without objects, and those with a side below 32.
@@ -96,6 +100,8 @@ class Plan:
     batch_size: int
     size: tuple[int, int] | None
     smallest: int | None
+    elongated: bool
+    large: bool
     balance: float | None
     keep_all: bool
     frozen_stages: int
@@ -181,6 +187,9 @@ def make_plan(
         base, own = given.config, backbone == given.backbone
     whole = given.whole or (given.model and method == 'classifier')
     size = image_size or _size(data, METHODS[method][0])
+    scratch = base in SCRATCH.values()
+    if scratch and size is None:  # these are for small images
+        size = SIDES[METHODS[method][0]]
     least, most = EPOCHS
     return Plan(
         method=method,
@@ -197,6 +206,8 @@ def make_plan(
         batch_size=batch_size or _batch_size(method, len(train)),
         size=size,
         smallest=_smallest(data, size),
+        elongated=scratch and _elongated(data),
+        large=scratch and size is not None and max(size) > LARGE,
         balance=_balance(data, train),
         keep_all=_keep_all(data, train),
         frozen_stages=frozen_stages,
@@ -371,11 +382,10 @@ def _size(data: DataSet, task: str) -> tuple[int, int] | None:
     if task == 'classification':
         return None
     if task == 'segmentation':
-        full = SIDE[task]
-        if short >= full:
+        if short >= min(SIDES[task]):
             return None
         return _multiple(long), _multiple(short)
-    return None if long >= SIDE['detection'] / 2 else (long, short)
+    return None if long >= SIDES['detection'][0] / 2 else (long, short)
 
 
 def _multiple(side: int) -> int:
@@ -395,7 +405,7 @@ def _smallest(data: DataSet, size: tuple[int, int] | None) -> int | None:
     """
     sides = []
     for item in data.items:
-        long, short = size or (1333, 800)
+        long, short = size or SIDES['detection']
         if not item.width or not item.height:
             continue
         sides_of = max(item.width, item.height), min(item.width, item.height)
@@ -406,6 +416,12 @@ def _smallest(data: DataSet, size: tuple[int, int] | None) -> int | None:
         return None
     tenth = sorted(sides)[len(sides) // 10]
     return next((side for side in (8, 16) if tenth < side * 1.5), None)
+
+
+def _elongated(data: DataSet) -> bool:
+    """Whether over a tenth of the boxes are more than 1.5 times as long as wide."""
+    sides = [sorted(t.box[2:]) for i in data.items for t in i.objects]
+    return sum(1.5 * short < long for short, long in sides) > len(sides) / 10
 
 
 def _keep_all(data: DataSet, items: Sequence[Item]) -> bool:

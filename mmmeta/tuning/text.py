@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmmeta.archs.families import ARCHS
-from mmmeta.tuning.plan import Plan
+from mmmeta.tuning.plan import SIDES, Plan
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -15,7 +15,7 @@ PATIENCE = 0.5  # of the epochs, without a better score: most is won at low rate
 VALIDATIONS = 20  # at most, in a training
 WARM_UP = 0.1  # of the training, at most 500 iterations
 LAST_LR = 0.02  # of the highest learning rate
-SHORT = 800  # shorter side of the images of the detectors' recipes
+SHORT = min(SIDES['detection'])  # of the images of the detectors' recipes
 KAIMING = dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu')
 
 
@@ -123,6 +123,8 @@ def _model(plan: Plan, base: 'Config') -> str:
     if not plan.own_backbone and list(neck.get('in_channels', dims)) != dims:
         model['neck'] = dict(in_channels=dims)
     if plan.task in ('detection', 'instances'):
+        if plan.large:
+            model['neck'] = dict(model.get('neck', {}), num_outs=5)
         model |= _detector(plan, number)
     elif plan.task == 'segmentation':
         model |= _segmentor(plan, base, number, dims)
@@ -161,16 +163,21 @@ def _backbone(plan: Plan, base: 'Config') -> dict[str, Any]:
 
 
 def _detector(plan: Plan, number: int) -> dict[str, Any]:
-    if plan.method == 'retinanet':
-        head: dict[str, Any] = dict(num_classes=number)
-        if plan.smallest:
-            scale = max(1, plan.smallest // 8)  # of the anchors to their stride
-            head['anchor_generator'] = dict(octave_base_scale=scale)
-        return dict(bbox_head=head)
-    changes: dict[str, Any] = {}
-    if plan.smallest:
-        scales = [max(1, plan.smallest // 4)]
-        changes['rpn_head'] = dict(anchor_generator=dict(scales=scales))
+    retinanet = plan.method == 'retinanet'
+    first = 8 if retinanet else 4  # stride in pixels
+    anchors: dict[str, Any] = {}
+    if plan.smallest or plan.large:
+        scale = max(1, (plan.smallest or 32) // first)  # to their stride
+        anchors |= dict(octave_base_scale=scale) if retinanet else dict(scales=[scale])
+    if plan.elongated:
+        anchors['ratios'] = [0.5, 1.0, 2.0]
+    if plan.large:
+        anchors['strides'] = [first * 2**i for i in range(5)]
+    changes: dict[str, Any] = dict(anchor_generator=anchors) if anchors else {}
+    if retinanet:
+        return dict(bbox_head=dict(num_classes=number, **changes))
+    if changes:
+        changes = dict(rpn_head=changes)
     box_head: Any = dict(num_classes=number)
     if plan.method == 'cascade_mask_rcnn':
         box_head = Code(
@@ -178,6 +185,9 @@ def _detector(plan: Plan, number: int) -> dict[str, Any]:
             '_base_.model.roi_head.bbox_head]'
         )
     roi_head = dict(bbox_head=box_head, mask_head=dict(num_classes=number))
+    if plan.large:
+        for part in ('bbox', 'mask'):
+            roi_head[f'{part}_roi_extractor'] = dict(finest_scale=56)
     return dict(changes, roi_head=roi_head)
 
 
@@ -341,6 +351,8 @@ def _step(plan: Plan, step: dict[str, Any], reduce: bool | None) -> dict | None:
         ]
     if reduce is not None and kind == 'LoadAnnotations':
         step['reduce_zero_label'] = reduce
+    if kind == 'RandomFlip':  # photographs have a top
+        step.pop('direction', None)
     if plan.size is None:
         return step
     long, short = plan.size

@@ -388,3 +388,27 @@ def test_sizes_of_images(task, data, tmp_path):
     else:
         assert shapes == {(64, 64)}
     assert '1333' not in text and '512' not in text
+
+
+@pytest.mark.parametrize(
+    ('method', 'side'), [('retinanet', 800), ('semantic_fpn', 512)]
+)
+def test_large_images_without_weights(method, side, tmp_path):
+    """The recipe for random weights is for small images, which may be upside down."""
+    root = tmp_path / 'data'
+    if method == 'retinanet':
+        making.yolo(root)
+        for path in root.rglob('*.jpg'):
+            making.image(path, (1400, 900))
+    else:
+        making.png(root, np.tile(making.some_values(0, 1, 2), (20, 20)))
+        for path in root.rglob('*.jpg'):
+            making.image(path, (800, 600))
+    cfg = written(root, tmp_path / 'work', weights='none', method=method)
+    assert {min(sample.img_shape[:2]) for sample in batch(cfg)} == {side}
+    flips = [v for _, k, v in parts(cfg.train_dataloader) if k == 'direction']
+    assert not flips
+    if method == 'retinanet':
+        anchors = build(cfg).bbox_head.prior_generator
+        assert len(anchors.strides) == cfg.model.neck.num_outs == 5
+        assert anchors.ratios.shape == (3,)
