@@ -23,7 +23,7 @@ ALLOWED = {
     },
     'export': {'hosts', 'models', 'weights', 'runtime'},
     'runtime': set(),  # neither PyTorch nor what needs it
-    'hosts': {'models', 'weights', 'ops'},
+    'hosts': {'models', 'weights', 'ops', 'runtime'},
     'data': {'hosts', 'runtime'},  # of hosts, what needs no PyTorch
     'datasets': {'data'},
     'tuning': {'data', 'hosts', 'weights', 'archs'},

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from torch import nn
 
+    from mmmeta.runtime.model import Result
+
     Image: TypeAlias = str | os.PathLike | np.ndarray
 
 MAX_CLASSES = 1 << 20  # larger indices are considered invalid
@@ -164,6 +166,20 @@ class Predictor:
         """Return the classes' probabilities (classes,) of a classifier's sample."""
         return sample.pred_score.cpu().numpy()
 
+    def result(self, sample: Any) -> 'Result':
+        """Return a sample's result as that of an exported file, on the CPU."""
+        from mmmeta.runtime import Detections, LabelMap, Probabilities
+
+        if self.task == 'segmentation':
+            return LabelMap(self.label_map(sample).astype('int64'))
+        if self.task == 'classification':
+            return Probabilities(self.probabilities(sample))
+        found = sample.pred_instances.cpu()
+        masks = found.masks.numpy().astype(bool) if 'masks' in found else None
+        return Detections(
+            found.bboxes.numpy(), found.scores.numpy(), found.labels.numpy(), masks
+        )
+
     def draw(
         self, image: np.ndarray, sample: Any, score_thr: float = 0.3
     ) -> np.ndarray:
@@ -177,33 +193,10 @@ class Predictor:
         Returns:
             (H, W, 3), uint8, BGR; a classifier's small image is enlarged.
         """
-        from matplotlib import rc_context
-        from mmengine.visualization import Visualizer
+        from mmmeta.runtime.drawing import draw
 
-        visualizer: Visualizer = self.inferencer.visualizer
-        rgb = image[..., 2::-1]
-        # A dollar in a name does not start a formula.
-        with warnings.catch_warnings(), rc_context({'text.parse_math': False}):
-            # For boxes that touch the border, and characters missing in the font.
-            warnings.filterwarnings('ignore', message='.*out of bounds|Glyph ')
-            if self.task == 'classification':
-                height, width = image.shape[:2]
-                # Enlarge it for legible text, with a limit for narrow strips.
-                scale = min(256 / min(height, width), 4096 / max(height, width))
-                visualizer.visualize_cls(
-                    rgb,
-                    sample,
-                    self.inferencer.classes,
-                    draw_gt=False,
-                    rescale_factor=scale if scale > 1 else None,
-                )
-            elif self.task == 'detection':
-                visualizer.add_datasample(
-                    '', rgb, sample, draw_gt=False, pred_score_thr=score_thr
-                )
-            else:
-                visualizer.add_datasample('', rgb, drawable(sample), draw_gt=False)
-        return visualizer.get_image()[..., ::-1]
+        rgb = np.ascontiguousarray(image[..., 2::-1])
+        return draw(self, rgb, self.result(sample), score_thr)[..., ::-1]
 
 
 def _num_seen(sample: Any, field: str) -> int:
@@ -213,17 +206,6 @@ def _num_seen(sample: Any, field: str) -> int:
     result = getattr(sample, field)
     found = result.data if field == 'pred_sem_seg' else result.labels
     return int(found.max()) + 1 if found.numel() else 0
-
-
-def drawable(sample: Any) -> Any:
-    """Return a segmentor's data sample as MMSegmentation can draw it, of any size."""
-    from mmengine.structures import PixelData
-
-    # For one pixel, NumPy would treat a tensor's mask as an index.
-    indices = sample.pred_sem_seg.data.cpu().numpy().astype('int64')
-    shown = type(sample)()
-    shown.pred_sem_seg = PixelData(data=indices)
-    return shown
 
 
 def _say(text: str) -> None:

@@ -11,7 +11,9 @@ from mmmeta.errors import printable
 from mmmeta.runtime.model import Detections, LabelMap, Result
 
 OPACITY = 0.6  # of masks and maps, as in pictures of the host libraries
-TOP = 5
+TOP = 5  # classes of an image
+LEAST_AREA = 0.005  # of an image, for a class of a map to be named on it
+LEGIBLE, LARGEST = 256, 4096  # sides in pixels; small images are enlarged for text
 
 
 class Classes(Protocol):
@@ -46,15 +48,33 @@ def draw(
         return _draw_detections(model, image, result, score_thr)
     colors = np.array(model.palette, np.uint8)
     if isinstance(result, LabelMap):
-        return mixed(image, colors[result.labels])
+        return _draw_map(model, mixed(image, colors[result.labels]), result.labels)
     lines = [
         f'{name_of(model, i)}: {result.values[i]:.3f}'
         for i in np.argsort(-result.values, kind='stable')[:TOP]
     ]
     picture = Image.fromarray(image)
-    scale = max(1, round(256 / min(picture.size)))
-    picture = picture.resize([side * scale for side in picture.size])
+    scale = min(LEGIBLE / min(picture.size), LARGEST / max(picture.size))
+    if scale > 1:
+        picture = picture.resize([round(side * scale) for side in picture.size])
     write(ImageDraw.Draw(picture), (4, 4), '\n'.join(lines), (0, 0, 0), picture)
+    return np.asarray(picture)
+
+
+def _draw_map(model: Classes, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Write the names of the classes that cover a part of an image on them."""
+    picture = Image.fromarray(image)
+    brush = ImageDraw.Draw(picture)
+    step = max(1, max(labels.shape) // 512)  # no pixel matters
+    coarse = labels[::step, ::step]
+    for label in np.unique(coarse):
+        y, x = np.nonzero(coarse == label)
+        if len(y) < LEAST_AREA * coarse.size:
+            continue
+        # Of a class in several places, its pixel next to their middle.
+        best = (np.abs(y - np.median(y)) + np.abs(x - np.median(x))).argmin()
+        place = float(x[best] * step), float(y[best] * step)
+        write(brush, place, name_of(model, label), _color(model, label), picture)
     return np.asarray(picture)
 
 

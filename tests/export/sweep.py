@@ -15,7 +15,6 @@ import pytest
 import torch
 from reduced_configs import reduced, without_numbers
 
-from mmmeta.commands.export import host_result
 from mmmeta.export.compare import agreement
 from mmmeta.export.files import convert_to_openvino, metadata_of, trace, write_onnx
 from mmmeta.export.model import whole_model
@@ -69,7 +68,7 @@ def test_export(path, tmp_path):
     config, weights = write(path, tmp_path)
     predictor = build_predictor(config, weights, 'cpu')
     given = images()
-    by_host = [host_result(predictor, predictor(image)) for image in given]
+    by_host = [predictor.result(predictor(image)) for image in given]
     whole = whole_model(predictor)
     metadata = metadata_of(predictor, whole.outputs, config, Path(weights))
     by_model = []

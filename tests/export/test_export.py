@@ -8,7 +8,6 @@ import torch
 from mmengine.config import Config
 from odd_models import BINARY, LINEAR, classifier, detector, segmentor, write
 
-from mmmeta.commands.export import host_result
 from mmmeta.export.files import (
     convert_to_openvino,
     metadata_of,
@@ -123,7 +122,7 @@ def case(request, tmp_path) -> tuple[str, Predictor, list, list]:
     config, checkpoint = map(str, write_same_size(CASES[request.param](), tmp_path))
     predictor = build_predictor(config, checkpoint, 'cpu')
     given = images()
-    expected = [host_result(predictor, predictor(image)) for image in given]
+    expected = [predictor.result(predictor(image)) for image in given]
     return request.param, predictor, given, expected
 
 

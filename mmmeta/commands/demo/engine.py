@@ -157,11 +157,9 @@ class Trained:
         return self.predictor.palette
 
     def __call__(self, image: np.ndarray) -> Result:
-        from mmmeta.commands.export import host_result
-
         batch = self.predictor.prepare([image[..., ::-1]])
         height, width = batch['inputs'][0].shape[-2:]
         self.input_size = height, width
         (sample,) = self.predictor.forward(batch)
         # On the CPU, and so after everything that a GPU was told to do.
-        return host_result(self.predictor, sample)
+        return self.predictor.result(sample)

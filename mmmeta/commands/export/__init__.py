@@ -129,8 +129,8 @@ def run(args: argparse.Namespace) -> int:
             f'{config} takes images of {predictor.channels} channels; expected 3'
         )
     accuracy = _Accuracy(args.annotations, folder, predictor)
-    accuracy.measure('model', lambda image: host_result(predictor, predictor(image)))
-    by_host = [host_result(predictor, predictor(image)) for image in images]
+    accuracy.measure('model', lambda image: predictor.result(predictor(image)))
+    by_host = [predictor.result(predictor(image)) for image in images]
     whole: Any = whole_model(predictor, args.scores, batch is not None, args.model_api)
     metadata = metadata_of(predictor, whole.outputs, config, locate(checkpoint))
     if batch is not None:
@@ -261,21 +261,6 @@ def _target(out: Path | None, kind: str | None, config: str) -> tuple[Path, str]
         wanted = FORMATS[kind] if kind else ' or '.join(suffixes)
         raise UserError(f'-o {out}: expected a name that ends with {wanted}')
     return out, expected
-
-
-def host_result(predictor: 'Predictor', sample: Any) -> 'Result':
-    """Return what the host library found."""
-    from mmmeta.runtime import Detections, LabelMap, Probabilities
-
-    if predictor.task == 'segmentation':
-        return LabelMap(predictor.label_map(sample).astype('int64'))
-    if predictor.task == 'classification':
-        return Probabilities(predictor.probabilities(sample))
-    found = sample.pred_instances.cpu()
-    masks = found.masks.numpy().astype(bool) if 'masks' in found else None
-    return Detections(
-        found.bboxes.numpy(), found.scores.numpy(), found.labels.numpy(), masks
-    )
 
 
 def _run(whole: Any, image: 'np.ndarray', metadata: dict[str, str]) -> 'Result':
