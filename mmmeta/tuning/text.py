@@ -239,7 +239,7 @@ def _data(
                 dataset={**_own(plan, base), **dataset, 'pipeline': again},
             )
         loaders[split] = dict(
-            batch_size=plan.batch_size,
+            batch_size=_batch(plan, split),
             num_workers=plan.workers,
             persistent_workers=plan.workers > 0,
             **_sampler(plan, base, split),
@@ -271,7 +271,7 @@ def _test(
         return f'test_dataloader = val_dataloader{evaluator}'
     dataset = _dataset(plan, files['test'], named.get('test_pipeline'), 'test')
     loader = dict(
-        batch_size=plan.batch_size,
+        batch_size=_batch(plan, 'test'),
         num_workers=plan.workers,
         persistent_workers=plan.workers > 0,
         dataset=dataset,
@@ -301,6 +301,12 @@ def _dataset(
     if pipeline is not None:
         dataset['pipeline'] = pipeline
     return dataset
+
+
+def _batch(plan: Plan, split: str) -> int:
+    # MMSegmentation stacks images of one size only; in training they are crops.
+    alone = plan.task == 'segmentation' and split != 'train'
+    return 1 if alone else plan.batch_size
 
 
 def _own(plan: Plan, base: 'Config') -> dict[str, Any]:
@@ -336,11 +342,17 @@ def _pipelines(plan: Plan, base: 'Config', files: Mapping[str, Any]) -> dict[str
         split = 'train' if name == 'train_pipeline' else 'val'
         steps = base[f'{split}_dataloader'].dataset.pipeline
         found = [_step(plan, copy.deepcopy(dict(step)), reduce) for step in steps]
-        pipelines[name] = [step for step in found if step is not None]
+        pipelines[name] = found
+        kinds = [step['type'] for step in found]
+        # The recipe for random weights has images of one size; others are cropped.
+        if plan.task == 'segmentation' and split == 'train' and 'Resize' in kinds:
+            side = min(plan.size or SIDES['segmentation'])
+            crop = dict(type='RandomCrop', crop_size=(side, side), cat_max_ratio=0.75)
+            found.insert(kinds.index('Resize') + 1, crop)
     return pipelines
 
 
-def _step(plan: Plan, step: dict[str, Any], reduce: bool | None) -> dict | None:
+def _step(plan: Plan, step: dict[str, Any], reduce: bool | None) -> dict:
     """Return a step of a pipeline for images of the plan's size."""
     step.pop('backend_args', None)
     kind = step['type']

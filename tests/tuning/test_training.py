@@ -236,3 +236,13 @@ def test_batches_without_objects(method, tmp_path):
     assert len(losses) == 4 and all(0 <= loss < 100 for loss in losses)
     boxes = [row['loss_bbox'] for row in rows if 'loss_bbox' in row]
     assert 0 in boxes and max(boxes) > 0
+
+
+def test_maps_of_several_sizes(tmp_path):
+    root = making.png(tmp_path / 'data')
+    for image in root.glob('images/*/1.jpg'):
+        making.image(image, (80, 30))
+        values = np.tile(making.some_values(0, 1, 2), (1, 2))
+        making.a_map(root / 'annotations' / image.parent.name / '1.png', values)
+    assert tiny.train(tiny.write(root, tmp_path / 'work', 'semantic_fpn')) == 0
+    assert list((tmp_path / 'work').glob('best_*.pth'))
