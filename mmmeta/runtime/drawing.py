@@ -67,10 +67,12 @@ def _draw_map(model: Classes, image: np.ndarray, labels: np.ndarray) -> np.ndarr
     brush = ImageDraw.Draw(picture)
     step = max(1, max(labels.shape) // 512)  # no pixel matters
     coarse = labels[::step, ::step]
-    for label in np.unique(coarse):
-        y, x = np.nonzero(coarse == label)
-        if len(y) < LEAST_AREA * coarse.size:
+    classes, counts = np.unique(coarse, return_counts=True)
+    for i in np.argsort(counts):  # the largest on top
+        if counts[i] < LEAST_AREA * coarse.size:
             continue
+        label = int(classes[i])
+        y, x = np.nonzero(coarse == label)
         # Of a class in several places, its pixel next to their middle.
         best = (np.abs(y - np.median(y)) + np.abs(x - np.median(x))).argmin()
         place = float(x[best] * step), float(y[best] * step)

@@ -206,7 +206,9 @@ def make_plan(
         batch_size=batch_size or _batch_size(method, len(train)),
         size=size,
         smallest=_smallest(data, size),
-        elongated=scratch and _elongated(data),
+        # Other anchors than those of the weights would leave its boxes random.
+        elongated=scratch
+        and (_elongated(data) if given.square is None else not given.square),
         large=scratch and size is not None and max(size) > LARGE,
         balance=_balance(data, train),
         keep_all=_keep_all(data, train),
@@ -250,6 +252,7 @@ class Given:
         whole: Whether they are a detector's or segmentor's.
         model: Whether they are any model's of the host libraries.
         scratch: Whether the neck has norms, as those of `SCRATCH`.
+        square: Whether all anchors are; None: unknown.
     """
 
     file: str | None = None
@@ -259,6 +262,7 @@ class Given:
     whole: bool = False
     model: bool = False
     scratch: bool = False
+    square: bool | None = None
 
 
 def _given(text: str) -> Given:
@@ -300,14 +304,24 @@ def _of_file(text: str) -> Given:
 
     path = locate(text)
     content = read_file(path)
-    keys = list(unwrap(content, text))
+    state = unwrap(content, text)
+    keys = list(state)
     return Given(
         text if '://' in text else str(path.absolute()),
         backbone=_backbone_of(content),
         whole=any(key.startswith(WHOLE) for key in keys),
         model=any(key.startswith('backbone.') for key in keys),
         scratch=any(re.match(r'neck\..*\.(gn|bn)\.', key) for key in keys),
+        square=_square(state),
     )
+
+
+def _square(state: Mapping[str, Any]) -> bool | None:
+    """Return whether a detector has one anchor of each size, or None if unknown."""
+    for key, sizes in (('bbox_head.retina_reg.bias', 3), ('rpn_head.rpn_reg.bias', 1)):
+        if key in state:
+            return len(state[key]) == 4 * sizes
+    return None
 
 
 def _backbone_of(content: Any) -> str | None:

@@ -304,9 +304,10 @@ def _dataset(
 
 
 def _batch(plan: Plan, split: str) -> int:
-    # MMSegmentation stacks images of one size only; in training they are crops.
-    alone = plan.task == 'segmentation' and split != 'train'
-    return 1 if alone else plan.batch_size
+    # Images of several sizes would be padded, which changes what is found in them, or,
+    # by MMSegmentation, not be stacked at all.
+    together = split == 'train' or plan.task == 'classification'
+    return plan.batch_size if together else 1
 
 
 def _own(plan: Plan, base: 'Config') -> dict[str, Any]:

@@ -124,7 +124,11 @@ def test_every_method_fits_every_backbone(method, backbone, weights, data, tmp_p
 def test_the_loaders_have_the_data(method, data, tmp_path):
     cfg = written(data[METHODS[method][0]], tmp_path, method=method)
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        for sample in batch(cfg, name):
+        samples = batch(cfg, name)
+        # In a batch, images are padded to the largest, which changes the score.
+        if name != 'train_dataloader' and method != 'classifier':
+            assert len(samples) == 1
+        for sample in samples:
             assert sample.img_path.endswith('.jpg')
             if 'gt_instances' in sample:
                 assert sorted(sample.gt_instances.labels.tolist()) == [0, 1]
