@@ -1,8 +1,7 @@
 """mmmeta's registries.
 
-`MODELS`, `HOOKS` and `RUNNERS` are children of MMEngine's, so
-`type='mmmeta.PoolFormer'` builds from MMDetection, MMSegmentation, MMPretrain or plain
-MMEngine without an import:
+All but `TOKEN_MIXERS` are children of MMEngine's, so `type='mmmeta.PoolFormer'` builds
+from MMDetection, MMSegmentation, MMPretrain or plain MMEngine without an import:
 MMEngine imports `mmmeta.registry` when it sees the scope, and the registry imports
 `mmmeta.models` when a type is looked up.
 """
@@ -11,6 +10,7 @@ from mmmeta.errors import MissingLibraryError
 
 try:
     from mmengine.registry import HOOKS as MMENGINE_HOOKS
+    from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
     from mmengine.registry import MODELS as MMENGINE_MODELS
     from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
     from mmengine.registry import Registry
@@ -38,6 +38,12 @@ RUNNERS = Registry(
     parent=MMENGINE_RUNNERS,
     scope='mmmeta',
     locations=['mmmeta.hosts.sharding'],
+)
+MODEL_WRAPPERS = Registry(
+    'model wrapper',
+    parent=MMENGINE_MODEL_WRAPPERS,
+    scope='mmmeta',
+    locations=['mmmeta.hosts.parallel'],
 )
 
 # Users register their own mixers here, from their own files:

@@ -16,7 +16,7 @@ from mmengine.config import Config
 
 from mmmeta.errors import UserError, one_line, printable
 from mmmeta.hosts.allocator import tune_allocator
-from mmmeta.hosts.checkpoints import watch
+from mmmeta.hosts.checkpoints import innermost, watch
 from mmmeta.hosts.config import load_config
 from mmmeta.hosts.options import ConfigOptions
 
@@ -85,10 +85,11 @@ def build_runner(cfg: Config, testing: bool = False) -> Any:
     from mmengine.runner import Runner
 
     from mmmeta.hosts.bad_steps import BadStepHook
+    from mmmeta.hosts.parallel import use_cpu_if_alone
     from mmmeta.hosts.preemption import PreemptionHook
 
     if cfg.get('launcher') == 'pytorch':
-        _use_cpu_if_alone(cfg)
+        use_cpu_if_alone(cfg)
     if cfg.get('fsdp') is not None and not testing:
         _use_shards(cfg)
     with _undumped(cfg, Runner):
@@ -105,12 +106,16 @@ def train(runner: Any) -> None:
     """Train by a runner of `build_runner`.
 
     Raises:
-        UserError: A process that loads data was killed, among others.
+        UserError: A process that loads data was killed, or a parameter got no gradient
+            with several processes, among others.
         SystemExit: With status 75 after SIGTERM or SIGUSR1: to be continued.
     """
     try:
         runner.train()
     except RuntimeError as error:
+        from mmmeta.hosts.parallel import raise_if_unused
+
+        raise_if_unused(innermost(runner.model), error)
         if not re.match(r'DataLoader worker \(pid', str(error)):
             raise
         from mmmeta.hosts.saving import note_of
@@ -160,24 +165,6 @@ def _use_shards(cfg: Config) -> None:
             "MMEngine's Runner"
         )
     cfg.runner_type = 'mmmeta.ShardedRunner'
-
-
-def _use_cpu_if_alone(cfg: Config) -> None:
-    """Let the processes of a launcher train on the CPU of a machine without a GPU.
-
-    MMEngine selects a GPU for each of them, whatever backend the config names.
-    """
-    from mmengine.device import get_device
-    from torch import distributed
-
-    if get_device() != 'cpu':
-        return
-    if not distributed.is_initialized():
-        distributed.init_process_group('gloo')
-    unused = cfg.get('find_unused_parameters', False)
-    wrapper = dict(broadcast_buffers=False, find_unused_parameters=unused)
-    cfg.model_wrapper_cfg = cfg.get('model_wrapper_cfg') or wrapper
-    cfg.model_wrapper_cfg.setdefault('device_ids', None)
 
 
 def run(main: Callable[[], None]) -> None:

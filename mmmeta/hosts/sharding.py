@@ -19,6 +19,7 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
 
 from mmmeta.errors import UserError
+from mmmeta.hosts.parallel import without_sync
 from mmmeta.models.metaformer import MetaFormerBlock
 from mmmeta.registry import RUNNERS
 
@@ -89,7 +90,7 @@ class ShardedRunner(Runner):
     optim_wrapper: Any
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
-        return model.to(get_device())
+        return without_sync(model.to(get_device()))
 
     def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
         """Initialize, load and spread the model; its new parameters are optimized."""

@@ -1,0 +1,90 @@
+"""Two processes (gloo) train as one does, whatever options of the models are used."""
+
+from pathlib import Path
+
+import pytest
+import small_runs
+from steps import CONFIG, apart, record
+
+
+@pytest.fixture
+def folder(tmp_path, shapes, monkeypatch) -> Path:
+    """The current folder, with the config `recorded.py`."""
+    monkeypatch.chdir(tmp_path)
+    small_runs.write_configs(tmp_path, shapes)
+    (tmp_path / 'recorded.py').write_text(CONFIG)
+    return tmp_path
+
+
+def run(python, work: str, *options: str, name: str = 'recorded') -> str:
+    words = [f'{name}.py', '--work-dir', work, '--cfg-options', *options]
+    statuses, log = small_runs.processes(python, 2, *words)
+    assert statuses == [0, 0], log
+    return log
+
+
+def test_two_processes_take_the_steps_of_one_with_twice_the_batch(
+    folder, warm_python, monkeypatch
+):
+    """For 20 steps: the gradients and losses of DDP, and of FSDP2."""
+    both = 'model.families="[PoolFormer,CAFormer]"'
+    double = [both, 'train_dataloader.batch_size=4']
+    small_runs.train(monkeypatch, 'recorded', 'one', '--cfg-options', *double)
+    run(warm_python, 'ddp', both)
+    run(warm_python, 'fsdp', both, 'fsdp.mixed_precision=None')
+    one, ddp, fsdp = map(record, ('one', 'ddp', 'fsdp'))
+    assert max(one['losses']) - min(one['losses']) > 0.1  # its steps change something
+    assert fsdp['own'] < 0.6 * ddp['own']
+    for name, found, expected in (('DDP', ddp, one), ('FSDP2', fsdp, ddp)):
+        gradients = apart(found['gradients'], expected['gradients'])
+        pairs = zip(found['losses'], expected['losses'], strict=True)
+        losses = max(abs(a / b - 1) for a, b in pairs)
+        print(f'{name}: gradients within {gradients:.1e}, losses within {losses:.1e}')
+        assert len(found['losses']) == 20
+        assert gradients < 1e-5
+        assert losses < 1e-5
+
+
+# The first map is not used: with fork_last3 it has no norm that would get no gradient.
+OPTIONS = """
+_base_ = 'recorded.py'
+model = dict(maps=1, fork_last3=True, frozen_stages=1, norm=dict(type='SyncBN'))
+custom_hooks = [dict(type='RecordHook', steps=[3]), dict(type='EMAHook')]
+train_cfg = dict(max_iters=4)
+"""
+
+
+def test_options_of_models_with_two_processes(folder, warm_python):
+    """Frozen stages, fork_last3, recomputation, SyncBN, EMA and unused parameters."""
+    (folder / 'options.py').write_text(OPTIONS)
+    recomputed = ('model.with_cp=True', 'model.recompute_mlp=True')
+    unused = ('model.fork_last3=False', 'model.unused=True')
+    for work, *options in (
+        ('plain', 'model.with_cp=False'),
+        ('recomputed', *recomputed),
+        ('unused', *unused, 'find_unused_parameters=True', *recomputed),
+    ):
+        log = run(warm_python, work, *options, name='options')
+        assert '1 SyncBN layers need GPUs: on this CPU they are plain' in log
+        found, other = (record(work, rank) for rank in (0, 1))
+        for part in ('weights', 'average'):
+            assert small_runs.equal(found[part], other[part])
+        assert not small_runs.equal(found['weights'], found['average'])
+        trained = found['gradients'][0]
+        assert trained.keys() == record('plain')['gradients'][0].keys()
+        for start in ('backbones.0.stages.0', 'backbones.0.norm0', 'unused'):
+            assert not any(name.startswith(start) for name in trained)
+        for name, value in record('plain')['weights'].items():
+            assert small_runs.equal(found['weights'][name], value)
+
+
+def test_a_parameter_without_a_gradient_is_named(folder, warm_python):
+    words = ['recorded.py', '--work-dir', 'work', '--cfg-options', 'model.maps=1']
+    statuses, log = small_runs.processes(warm_python, 2, *words)
+    assert statuses == [1, 1]
+    last = log.splitlines()[-1]
+    assert last.startswith(
+        'error: parameters that got no gradient: backbones.0.norm0.weight, '
+        'backbones.0.norm0.bias. With several'
+    )
+    assert 'Traceback' not in log
