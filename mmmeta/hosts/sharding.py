@@ -17,10 +17,11 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmeta.errors import UserError
 from mmmeta.hosts.parallel import without_sync
-from mmmeta.models.metaformer import MetaFormerBlock
+from mmmeta.models.metaformer import MetaFormer, MetaFormerBlock
 from mmmeta.registry import RUNNERS
 
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -50,25 +51,47 @@ def shard(model: nn.Module, options: Mapping[str, Any]) -> None:
 
     Args:
         model: The whole model, equal in all processes.
-        options: A config's `fsdp`. `mixed_precision`: dtype of the parameters in
-            computations, 'bfloat16' or 'float16'; gradients are summed in float32.
-            Default: None, as they are. `reshard_after_forward`: collect a block's
-            parameters again for the backward pass instead of keeping them. Default:
-            True.
+        options: A config's `fsdp`. `mixed_precision`: dtype in which the backbone
+            computes, 'bfloat16' or 'float16', except for batch norms; its maps,
+            gradients and all other parts are float32. Default: None, as they are.
+            `reshard_after_forward`: collect a block's parameters again for the backward
+            pass instead of keeping them. Default: True.
+
+    Raises:
+        UserError: `mixed_precision` for a model without a backbone of mmmeta.
     """
     from torch.distributed import get_world_size
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    dtype = DTYPES.get(options.get('mixed_precision') or '')
-    policy = MixedPrecisionPolicy(
-        param_dtype=dtype, reduce_dtype=torch.float32 if dtype else None
-    )
     mesh = init_device_mesh(get_device(), (get_world_size(),))
     again = options.get('reshard_after_forward', True)
-    for block in [m for m in model.modules() if isinstance(m, MetaFormerBlock)]:
-        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=again)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+
+    def spread(module: nn.Module, **policy: Any) -> None:
+        fully_shard(
+            module,
+            mesh=mesh,
+            mp_policy=MixedPrecisionPolicy(**policy),
+            reshard_after_forward=again,
+        )
+
+    half: dict[str, Any] = {}
+    if dtype := DTYPES.get(options.get('mixed_precision') or ''):
+        half = dict(param_dtype=dtype, reduce_dtype=torch.float32)
+        for norm in _all(model, _BatchNorm):  # of their statistics, no parameters
+            spread(norm, cast_forward_inputs=False)
+    for block in _all(model, MetaFormerBlock):
+        spread(block, **half)
+    if dtype:
+        if not (backbones := _all(model, MetaFormer)):
+            raise UserError('fsdp: mixed_precision needs a backbone of mmmeta')
+        for backbone in backbones:  # losses and boxes need more than 8 bits
+            spread(backbone, output_dtype=torch.float32, **half)
+    spread(model)
+
+
+def _all(model: nn.Module, kind: type) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, kind)]
 
 
 @RUNNERS.register_module()

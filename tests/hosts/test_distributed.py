@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import small_runs
+import torch
 from steps import CONFIG, apart, record
 
 
@@ -88,3 +89,35 @@ def test_a_parameter_without_a_gradient_is_named(folder, warm_python):
         'backbones.0.norm0.bias. With several'
     )
     assert 'Traceback' not in log
+
+
+# Averages need whole parameters.
+SHARDED = """
+_base_ = 'options.py'
+custom_hooks = [dict(type='RecordHook', steps=[3])]
+fsdp = dict()
+"""
+
+
+def test_options_of_models_with_shards(folder, warm_python):
+    """Recomputed blocks, frozen ones and unused parameters; half precision."""
+    (folder / 'options.py').write_text(OPTIONS)
+    (folder / 'sharded.py').write_text(SHARDED)
+    recomputed = ('model.with_cp=True', 'model.recompute_mlp=True')
+    unused = ('model.fork_last3=False', 'model.unused=True')
+    # Of two numbers, a batch norm leaves the sign, which half precision may turn.
+    many = ('model.families="[PoolFormer,UniFormer]"', 'model.norm=None')
+    run(warm_python, 'whole', *many, name='options')
+    run(warm_python, 'sharded', *many, *recomputed, *unused, name='sharded')
+    half = 'fsdp.mixed_precision=bfloat16'
+    run(warm_python, 'half', *many, *recomputed, half, name='sharded')
+    whole, *others = map(record, ('whole', 'sharded', 'half'))
+    for found, most in zip(others, (1e-5, 0.03), strict=True):
+        assert apart(found['gradients'], whole['gradients']) < most
+        assert found['losses'] == pytest.approx(whole['losses'], rel=most)
+        assert {value.dtype for value in found['weights'].values()} == {torch.float32}
+        assert found['own'] < 0.6 * whole['own']
+    # The backbones alone compute in it.
+    losses = torch.tensor(others[1]['losses'])
+    assert (losses != losses.bfloat16()).any()
+    assert not small_runs.equal(others[1]['losses'], whole['losses'])
