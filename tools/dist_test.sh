@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Test on several GPUs:  tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]
-# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT.
+# Several machines: NNODES, NODE_RANK, MASTER_ADDR and PORT, as for dist_train.sh.
 set -euo pipefail
 [ $# -ge 3 ] || { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
 config=$1 checkpoint=$2 gpus=$3

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Train on several GPUs:  tools/dist_train.sh CONFIG GPUS [options of train.py]
-# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT.
-# After SIGTERM or SIGUSR1 it saves and exits with 75: continue with --resume.
+# Several machines: run it on each with NNODES (their number), NODE_RANK (0, 1, ...), and
+# MASTER_ADDR and PORT of the machine of rank 0, which saves to the work folder.
+# After SIGTERM or SIGUSR1 to any it saves, and all exit with 75: continue with --resume.
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
 config=$1 gpus=$2
 shift 2
 set -m  # in the background without this, Ctrl-C would be ignored

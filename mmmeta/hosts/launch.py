@@ -85,10 +85,11 @@ def build_runner(cfg: Config, testing: bool = False) -> Any:
     from mmengine.runner import Runner
 
     from mmmeta.hosts.bad_steps import BadStepHook
-    from mmmeta.hosts.parallel import use_cpu_if_alone
+    from mmmeta.hosts.parallel import stop_with_torchrun, use_cpu_if_alone
     from mmmeta.hosts.preemption import PreemptionHook
 
     if cfg.get('launcher') == 'pytorch':
+        stop_with_torchrun()
         use_cpu_if_alone(cfg)
     if cfg.get('fsdp') is not None and not testing:
         _use_shards(cfg)

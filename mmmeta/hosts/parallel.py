@@ -1,7 +1,11 @@
 """Several processes with whole models (DDP), also on machines without a GPU."""
 
+import ctypes
 import logging
+import os
 import re
+import signal
+import sys
 from typing import Any
 
 from mmengine.config import Config
@@ -13,6 +17,8 @@ from torch import distributed, nn
 from mmmeta.errors import UserError
 from mmmeta.registry import MODEL_WRAPPERS
 from mmmeta.weights.errors import first_few
+
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def use_cpu_if_alone(cfg: Config) -> None:
@@ -32,6 +38,15 @@ def use_cpu_if_alone(cfg: Config) -> None:
         wrapper['type'] = 'mmmeta.DistributedOnCpu'
     wrapper.setdefault('device_ids', None)
     cfg.model_wrapper_cfg = wrapper
+
+
+def stop_with_torchrun() -> None:
+    """Get SIGTERM when torchrun dies: by itself this process would go on forever.
+
+    Where it has several machines, its other processes would, too, as long as this one.
+    """
+    if 'TORCHELASTIC_RUN_ID' in os.environ and sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def without_sync(model: nn.Module) -> nn.Module:

@@ -1,5 +1,7 @@
 """Two processes (gloo) train as one does, whatever options of the models are used."""
 
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,27 @@ def test_options_of_models_with_shards(folder, warm_python):
     losses = torch.tensor(others[1]['losses'])
     assert (losses != losses.bfloat16()).any()
     assert not small_runs.equal(others[1]['losses'], whole['losses'])
+
+
+def test_processes_stop_when_torchrun_dies(folder, warm_python):
+    """They save first. By themselves they would go on, with those of other machines."""
+    tool = Path(__file__).parents[2] / 'tools/train.py'
+    words = [tool, 2, 'epochs.py', '--work-dir', 'work', '--launcher', 'pytorch']
+    process = warm_python.start(
+        *(*words, '--cfg-options', 'train_cfg.max_epochs=1000'),
+        code=small_runs.PROCESSES,
+        log=Path('log'),
+        env=dict(PYTHONPATH=str(Path(__file__).parents[1]), TORCHELASTIC_RUN_ID='none'),
+    )
+    wait_until(Path('work/epoch_1.pth').exists)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    (file,) = Path('work').glob('*/*.log')
+    wait_until(lambda: 'saved. Continue with --resume' in file.read_text())
+
+
+def wait_until(done) -> None:
+    until = time.monotonic() + 60
+    while not done():
+        assert time.monotonic() < until
+        time.sleep(0.02)

@@ -236,11 +236,13 @@ def pretend(folder: Path, command: str, code: str = 'printf "%s\\n" "$@"') -> st
 def test_torchrun_gets_the_options(name, files, tmp_path):
     # tests/hosts/test_checkpoints.py runs two processes; here, what would be run.
     path = pretend(tmp_path, 'python')
-    result = script(name, *files, 8, '--work-dir', 'work', PATH=path, PORT='29611')
+    of = dict(NNODES='2', NODE_RANK='1', MASTER_ADDR='first', PORT='29611')
+    result = script(name, *files, 8, '--work-dir', 'work', PATH=path, **of)
     assert result.returncode == 0, result.stderr
     words = result.stdout.split()
     assert words[:2] == ['-m', 'torch.distributed.run']
-    assert {'--nproc_per_node=8', '--nnodes=1', '--master_port=29611'} <= set(words)
+    expected = {'--nproc_per_node=8', '--nnodes=2', '--node_rank=1'}
+    assert expected | {'--master_addr=first', '--master_port=29611'} <= set(words)
     tool = str(ROOT / 'tools' / name.removeprefix('dist_').replace('.sh', '.py'))
     options = ['--launcher', 'pytorch', '--work-dir', 'work']
     assert words[words.index(tool) + 1 :] == [*files, *options]
