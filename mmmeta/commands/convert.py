@@ -11,9 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--to',
         metavar='LAYOUT',
-        default='mmmeta',
         choices=LAYOUT_NAMES,
-        help=f'one of {", ".join(LAYOUT_NAMES)} (default: mmmeta)',
+        help=f'one of {", ".join(LAYOUT_NAMES)} (default: mmmeta; a .dcp folder '
+        'becomes one .pth file with all that it has)',
     )
     parser.add_argument(
         '--no-ema',
@@ -27,12 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from mmmeta.weights.convert import convert_checkpoint
+    from mmmeta.weights.convert import convert_checkpoint, merge_checkpoint
+    from mmmeta.weights.locate import local_path
+    from mmmeta.weights.parts import is_parted
 
+    if args.to is None and is_parted(local_path(args.src)):
+        path = merge_checkpoint(args.src, args.dst, overwrite=args.overwrite)
+        print(f'wrote {path}')
+        return 0
     path = convert_checkpoint(
         args.src,
         args.dst,
-        args.to,
+        args.to or 'mmmeta',
         ema=not args.no_ema,
         prefix=args.prefix,
         overwrite=args.overwrite,

@@ -144,7 +144,7 @@ def set_resume(cfg: 'Config', resume: str) -> None:
         if newest is not None:
             cfg.load_from = newest
         return
-    if '://' not in resume and not osp.isfile(osp.expanduser(resume)):
+    if '://' not in resume and not osp.exists(osp.expanduser(resume)):
         raise UserError(f'--resume: no checkpoint {resume}')
     cfg.resume = True
     cfg.load_from = resume
@@ -156,6 +156,8 @@ def newest_checkpoint(work_dir: str) -> str | None:
     Raises:
         UserError: The file that the folder names does not exist.
     """
+    from mmmeta.hosts.saving import present
+
     note = osp.join(work_dir, 'last_checkpoint')
     if not osp.isfile(note):
         return None
@@ -163,8 +165,10 @@ def newest_checkpoint(work_dir: str) -> str | None:
         named = file.read().strip()
     # The folder may have been moved since.
     for path in (named, osp.join(work_dir, osp.basename(named))):
-        if '://' in path or osp.isfile(path):
+        if '://' in path:
             return path
+        if there := named and present(path):
+            return there
     raise UserError(
         f'--resume: {note} names {named or "no file"}, which does not exist; pass the '
         'checkpoint to resume, --resume FILE, or delete that note to start over'

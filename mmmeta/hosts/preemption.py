@@ -20,12 +20,12 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 
 from mmmeta.errors import InvalidValueError, UserError
 from mmmeta.hosts.samples import EPOCH, STEP, Batches, install, seed_all, set_batch_size
-from mmmeta.hosts.saving import note_of, save, write_note
+from mmmeta.hosts.saving import note_of, remove, save, write_note
 from mmmeta.registry import HOOKS
 
 REQUEUE = 75  # the exit status EX_TEMPFAIL of sysexits.h: try again
 NOTED = 'MMMETA_REQUEUE'  # an environment variable: a file to write the status to
-FILE = 'interrupted.pth'
+NAME = 'interrupted'
 KEY = 'resume_point'  # in a checkpoint
 WAIT = 1.0  # seconds
 GOING_ON, STOPPING, ENDING = range(3)  # what the main process does
@@ -256,10 +256,10 @@ class PreemptionHook(Hook):
             signal.signal(number, handler)
         self.before = {}
         folder, _ = self._folder(runner)
-        path, last = osp.join(folder, FILE), note_of(runner.work_dir)
-        if is_main_process() and last and osp.basename(last) != FILE:
+        file, last = _file(runner), note_of(runner.work_dir)
+        if is_main_process() and last and osp.basename(last) != file:
             with suppress(OSError):
-                os.remove(path)
+                remove(osp.join(folder, file))
 
     # -- validation ----------------------------------------------------------------
 
@@ -335,11 +335,12 @@ class PreemptionHook(Hook):
         """
         name = signal.Signals(self.received).name if self.received else 'a signal'
         folder, local = self._folder(runner)
+        file = _file(runner)
         if self.saved != (meta['epoch'], meta['iter']):
             write = save if local and isinstance(runner, Runner) else _save_plainly
-            write(runner, folder, FILE, meta=meta, by_epoch=False)
+            write(runner, folder, file, meta=meta, by_epoch=False)
             if is_main_process():
-                write_note(runner.work_dir, osp.join(folder, FILE))
+                write_note(runner.work_dir, osp.join(folder, file))
         barrier()  # a launcher may kill the others when one ends
         runner.logger.warning(
             f'Stopped by {name} after iteration {meta["iter"]}: saved. Continue with '
@@ -347,9 +348,13 @@ class PreemptionHook(Hook):
         )
         self._end()
         if path := os.environ.get(NOTED):
-            with open(path, 'w') as file:
-                file.write(str(REQUEUE))
+            with open(path, 'w') as noted:
+                noted.write(str(REQUEUE))
         raise SystemExit(REQUEUE)
+
+
+def _file(runner: Any) -> str:
+    return NAME + getattr(runner, 'suffix', '.pth')
 
 
 def _save_plainly(runner: Any, *args: Any, **kwargs: Any) -> None:

@@ -17,18 +17,43 @@ from mmengine.runner import Runner
 
 from mmmeta.errors import UserError
 from mmmeta.registry import HOOKS
+from mmmeta.weights.parts import SUFFIX
 
+OLD = '.old'  # the end of the name of a folder that is being replaced
 PARTIAL = '.partial'  # the end of the name of a file that is being written
 STAGING = '.saving'  # a folder of such files
 NOTE = 'last_checkpoint'
 
 
 def replace(source: str, target: str) -> None:
-    """Rename a file once its content is on the disk, in place of another one."""
+    """Rename a file once its content is on the disk, in place of another one.
+
+    Or a folder; one that it replaces is at `*.old` meanwhile (see `present`).
+    """
+    if folder := osp.isdir(source):
+        for name in os.listdir(source):
+            _sync(osp.join(source, name))
     _sync(source)
+    if folder and osp.isdir(target):
+        remove(target + OLD)
+        os.rename(target, target + OLD)
     os.replace(source, target)
+    remove(target + OLD)
     with suppress(OSError):  # some file systems cannot sync folders
         _sync(osp.dirname(target) or '.')
+
+
+def remove(path: str) -> None:
+    """Remove a file or a folder, if it is there."""
+    if osp.isdir(path) and not osp.islink(path):
+        shutil.rmtree(path)
+    elif osp.lexists(path):
+        os.remove(path)
+
+
+def present(path: str) -> str | None:
+    """Return where a checkpoint is, or None: a crash may leave a folder at `*.old`."""
+    return next((p for p in (path, path + OLD) if osp.exists(p)), None)
 
 
 def _sync(path: str) -> None:
@@ -91,7 +116,7 @@ def _give_up(path: str, work_dir: str, error: OSError) -> NoReturn:
         UserError: Always.
     """
     with suppress(OSError):
-        os.remove(path + PARTIAL)
+        remove(path + PARTIAL)
     last = note_of(work_dir)
     kept = f'the last checkpoint is still {last}' if last else 'there is none before it'
     try:
@@ -231,6 +256,10 @@ def _clean(folder: str) -> None:
         return
     shutil.rmtree(osp.join(folder, STAGING), ignore_errors=True)
     for name in os.listdir(folder):
-        if name.endswith((f'.pth{PARTIAL}', NOTE + PARTIAL)):
-            with suppress(OSError):
-                os.remove(osp.join(folder, name))
+        path = osp.join(folder, name)
+        with suppress(OSError):
+            if name.endswith((f'.pth{PARTIAL}', SUFFIX + PARTIAL, NOTE + PARTIAL)):
+                remove(path)
+            elif name.endswith(SUFFIX + OLD):
+                whole = path.removesuffix(OLD)
+                remove(path) if osp.isdir(whole) else os.rename(path, whole)

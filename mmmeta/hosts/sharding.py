@@ -6,6 +6,8 @@ name, initializes and loads weights after the optimizer is built, and saves in t
 process alone.
 """
 
+import os
+import os.path as osp
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +15,8 @@ from typing import Any
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
+from mmengine.dist import all_gather_object, barrier, is_main_process
+from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner, find_latest_checkpoint
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch import nn
@@ -21,11 +24,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmeta.errors import UserError
 from mmmeta.hosts.parallel import without_sync
+from mmmeta.hosts.saving import remove
 from mmmeta.models.metaformer import MetaFormer, MetaFormerBlock
 from mmmeta.registry import RUNNERS
+from mmmeta.weights.parts import (
+    PARTS,
+    RUN,
+    SUFFIX,
+    WEIGHT,
+    can_write_parts,
+    describe,
+    take_out,
+    write_parts,
+)
 
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
-OPTIONS = ('mixed_precision', 'reshard_after_forward')
+OPTIONS = ('mixed_precision', 'reshard_after_forward', 'sharded_checkpoints')
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -38,6 +52,11 @@ def check_options(options: Mapping[str, Any]) -> None:
     if unknown:
         raise UserError(
             f'fsdp has no option {unknown[0]!r}; expected {" or ".join(OPTIONS)}'
+        )
+    if options.get('sharded_checkpoints') and not can_write_parts():
+        raise UserError(
+            f'fsdp: PyTorch {torch.__version__} cannot write sharded_checkpoints as '
+            '.safetensors; update it or leave this option out'
         )
     dtype = options.get('mixed_precision')
     if dtype is not None and dtype not in DTYPES:
@@ -55,7 +74,8 @@ def shard(model: nn.Module, options: Mapping[str, Any]) -> None:
             computes, 'bfloat16' or 'float16', except for batch norms; its maps,
             gradients and all other parts are float32. Default: None, as they are.
             `reshard_after_forward`: collect a block's parameters again for the backward
-            pass instead of keeping them. Default: True.
+            pass instead of keeping them. Default: True. `sharded_checkpoints`: each
+            process saves its own part (see `ShardedRunner`). Default: False.
 
     Raises:
         UserError: `mixed_precision` for a model without a backbone of mmmeta.
@@ -99,8 +119,12 @@ class ShardedRunner(Runner):
     """MMEngine's Runner for configs with `fsdp`, with several processes.
 
     Its checkpoints are ordinary ones: the first process collects the weights and the
-    optimizer's state. They can be resumed with another number of processes, and
-    without `fsdp`.
+    optimizer's state. With `fsdp.sharded_checkpoints` each process writes its own part,
+    to a folder (`epoch_1.dcp`, see `mmmeta.weights.parts`). Both can be resumed with
+    another number of processes, and without `fsdp`.
+
+    Attributes:
+        suffix: The end of the names of checkpoints.
 
     Raises:
         UserError: An unknown option, or an average of the weights (EMAHook), which
@@ -111,6 +135,11 @@ class ShardedRunner(Runner):
     cfg: Any
     model: Any
     optim_wrapper: Any
+
+    @property
+    def suffix(self) -> str:
+        fsdp = self.cfg.get('fsdp') or {}
+        return SUFFIX if fsdp.get('sharded_checkpoints') else '.pth'
 
     def wrap_model(self, model_wrapper_cfg: Any, model: nn.Module) -> nn.Module:
         return without_sync(model.to(get_device()))
@@ -130,6 +159,10 @@ class ShardedRunner(Runner):
                 self.load_or_resume()
             shard(self.model, self.cfg.get('fsdp') or {})
             self.sharded = True
+            for hook in self.hooks:
+                if self.suffix == SUFFIX and isinstance(hook, CheckpointHook):
+                    name = hook.filename_tmpl.removesuffix('.pth')
+                    hook.filename_tmpl = name.removesuffix(SUFFIX) + SUFFIX
         return super().build_optim_wrapper(optim_wrapper)
 
     def _init_model_weights(self) -> None:
@@ -144,27 +177,38 @@ class ShardedRunner(Runner):
         self._has_loaded = True
         return content
 
-    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+    def save_checkpoint(
+        self, out_dir: str, filename: str, *args: Any, **kwargs: Any
+    ) -> None:
         """As MMEngine's, but called in all processes."""
         from torch.distributed.checkpoint.state_dict import (
             StateDictOptions,
             get_state_dict,
         )
 
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        parted = self.suffix == SUFFIX
+        options = StateDictOptions(full_state_dict=not parted, cpu_offload=True)
         weights, states = get_state_dict(
             self.model, self.optim_wrapper.optimizer, options=options
         )
+        if parted:
+            numbered = _by_number(states, self._names())
+            if not kwargs.get('save_optimizer', True):
+                numbered['state'] = {}
+            out_dir, filename = osp.join(out_dir, filename), RUN
+            parts = _write_parts(out_dir, weights, numbered['state'])
+            kwargs['meta'] = dict(kwargs.get('meta') or {}, **{PARTS: parts})
         if not is_main_process():
             return
-        numbered = _by_number(states, self._names())
+        if not parted:
+            numbered = _by_number(states, self._names())
         content: Any = OrderedDict(weights)
         content._metadata = OrderedDict()  # MMEngine copies it
         with (
             _replaced(self.model, 'state_dict', lambda *args, **kwargs: content),
             _replaced(self.optim_wrapper, 'state_dict', lambda: numbered),
         ):
-            super().save_checkpoint(*args, **kwargs)
+            super().save_checkpoint(out_dir, filename, *args, **kwargs)
 
     def resume(self, *args: Any, **kwargs: Any) -> None:
         """As MMEngine's; the file may be of a run without `fsdp`."""
@@ -199,6 +243,31 @@ def _replaced(thing: Any, method: str, other: Callable) -> Iterator[None]:
         yield
     finally:
         delattr(thing, method)
+
+
+def _write_parts(
+    folder: str, weights: dict[str, Any], states: dict[int, dict[str, Any]]
+) -> dict[str, Any]:
+    """Write what is spread over the processes, and take it out of a checkpoint.
+
+    Weights that are no numbers leave a NaN, by which BadStepHook refuses to save.
+    """
+    order = list(weights)
+    tensors = take_out(weights, states)
+    if is_main_process():
+        remove(folder)
+        os.makedirs(folder)
+    barrier()
+    write_parts(folder, tensors)
+    parts: dict[str, Any] = {name: tensors.get(f'{WEIGHT}.{name}') for name in order}
+    bad = [
+        name
+        for name, part in parts.items()
+        if part is not None and not torch.isfinite(part.to_local()).all()
+    ]
+    for names in all_gather_object(bad):
+        weights |= {name: torch.tensor(torch.nan) for name in names}
+    return describe(folder, order)
 
 
 def _by_number(states: Mapping[str, Any], names: list[str]) -> dict[str, Any]:

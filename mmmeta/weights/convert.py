@@ -3,9 +3,9 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.locate import locate
@@ -41,26 +41,54 @@ def convert_checkpoint(
         CheckpointError: `src` cannot be read or has an unknown layout, the layout `to`
             cannot represent some of it, or `dst` cannot be written.
     """
-    dst = Path(dst).expanduser()
-    if dst.suffix not in SUFFIXES:
-        raise CheckpointError(
-            f'the name {dst} must end in one of {", ".join(SUFFIXES)}'
-        )
-    if dst.exists() and not overwrite:
-        raise CheckpointError(f'{dst} already exists; choose another name or delete it')
+    dst = _target(dst, SUFFIXES, overwrite)
     try:
         parsed = parse(read_state_dict(locate(src), ema=ema), prefix)
         state = to_layout(parsed, to)
     except CheckpointError as error:
         where = '' if os.fspath(src) in str(error) else f'{os.fspath(src)}: '
         raise CheckpointError(f'{where}{error}') from None
-    _write(state, dst)
+    _write({key: value.contiguous().clone() for key, value in state.items()}, dst)
     return dst
 
 
-def _write(state: dict[str, Tensor], dst: Path) -> None:
+def merge_checkpoint(
+    src: str | os.PathLike, dst: str | os.PathLike, *, overwrite: bool = False
+) -> Path:
+    """Write a checkpoint in parts as one file, with all that a run needs to resume.
+
+    Args:
+        src: A folder that a training with `fsdp.sharded_checkpoints` wrote.
+        dst: The file to write, .pth (.pt, .bin).
+        overwrite: Replace `dst` if it exists. Default: False.
+
+    Returns:
+        The path written.
+
+    Raises:
+        CheckpointError: `src` is damaged or incomplete, or `dst` cannot be written.
+        MissingLibraryError: MMEngine is not installed.
+    """
+    from mmmeta.weights.scheme import load_from_local
+
+    dst = _target(dst, SUFFIXES[1:], overwrite)
+    _write(load_from_local(os.fspath(src), 'cpu'), dst)
+    return dst
+
+
+def _target(dst: str | os.PathLike, suffixes: tuple[str, ...], overwrite: bool) -> Path:
+    dst = Path(dst).expanduser()
+    if dst.suffix not in suffixes:
+        raise CheckpointError(
+            f'the name {dst} must end in one of {", ".join(suffixes)}'
+        )
+    if dst.exists() and not overwrite:
+        raise CheckpointError(f'{dst} already exists; choose another name or delete it')
+    return dst
+
+
+def _write(content: Any, dst: Path) -> None:
     """Write `dst` completely or not at all."""
-    state = {key: value.contiguous().clone() for key, value in state.items()}
     part = None
     try:
         handle, part = tempfile.mkstemp(dir=dst.parent, suffix=dst.suffix)
@@ -68,9 +96,9 @@ def _write(state: dict[str, Tensor], dst: Path) -> None:
         if dst.suffix == '.safetensors':
             from safetensors.torch import save_file
 
-            save_file(state, part, metadata={'format': 'pt'})
+            save_file(content, part, metadata={'format': 'pt'})
         else:
-            torch.save(state, part)
+            torch.save(content, part)
         os.chmod(part, 0o666 & ~_umask())
         os.replace(part, dst)
     except Exception as error:

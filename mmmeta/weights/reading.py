@@ -23,6 +23,7 @@ from torch import Tensor
 from mmmeta.weights.errors import CheckpointError, first_few
 from mmmeta.weights.kinds import AGAIN, HEAD, problem
 from mmmeta.weights.locate import local_path, shown
+from mmmeta.weights.parts import RUN, is_parted, put_back
 from mmmeta.weights.unpickle import (
     STATES,
     TENSORS,
@@ -143,12 +144,15 @@ def read_file(
     """Return a file's content, including wrappers and bookkeeping; see above.
 
     Args:
-        path: As for `read_state_dict`.
+        path: As for `read_state_dict`, or a folder that several processes wrote (see
+            `mmmeta.weights.parts`).
         map_location: As for `torch.load`. Default: 'cpu'.
         names: The names it may refer to. Default: tensors and plain data.
     """
     path = local_path(path)
     try:
+        if is_parted(path):
+            return _read_parted(path, map_location, names)
         _check_regular(path)
         with path.open('rb') as file:
             return read_stream(file, shown(path), map_location, names, path.suffix)
@@ -166,6 +170,25 @@ def read_file(
     except OSError as error:  # a link to itself, a name too long, ...
         raise CheckpointError(
             f'{shown(path)} cannot be read: {error.strerror or error}'
+        ) from error
+
+
+def _read_parted(path: Path, map_location: MapLocation, names: Names) -> Any:
+    from safetensors import SafetensorError
+
+    content = read_file(path / RUN, 'cpu', names)
+    try:
+        return _placed(put_back(content, path), shown(path), map_location, names)
+    except CheckpointError:
+        raise
+    except ImportError as error:
+        raise CheckpointError(
+            f'{shown(path)} needs a newer PyTorch than {torch.__version__} ({error}); '
+            'update it, or convert the folder with one: mmmeta convert'
+        ) from error
+    except (SafetensorError, *_BROKEN) as error:
+        raise CheckpointError(
+            f'{shown(path)} is damaged or not a checkpoint ({error}). {AGAIN}'
         ) from error
 
 
@@ -310,10 +333,15 @@ def _read_safetensors(
         raise CheckpointError(
             f'{name} is a damaged .safetensors file: {error}. {AGAIN}'
         ) from error
+    return _placed(state, name, map_location, PLAIN)
+
+
+def _placed(content: Any, name: str, map_location: MapLocation, names: Names) -> Any:
+    """Move tensors on the CPU to where `map_location` says."""
     if map_location in (None, 'cpu'):
-        return state
+        return content
     # PyTorch supports all forms of it.
     copy = io.BytesIO()
-    torch.save(state, copy)
+    torch.save(content, copy)
     copy.seek(0)
-    return read_stream(copy, name, map_location, PLAIN)
+    return read_stream(copy, name, map_location, names)
