@@ -28,6 +28,7 @@ LONGEST = (
     *('models/test_compile.py', 'weights/test_trained.py', 'commands/test_flops.py'),
     *('tools/test_demo.py', 'hosts/test_preemption.py', 'weights/test_layouts.py'),
     'test_configs.py',
+    *('hosts/test_distributed.py', 'hosts/test_sharded_checkpoints.py'),
     *('models/test_mixed_precision.py', 'test_segmentation_configs.py'),
     *('test_notebook.py', 'commands/test_doctor.py', 'hosts/test_mmcv_ops.py'),
     *('commands/test_names.py', 'hosts/test_runner.py', 'models/test_metaformer.py'),

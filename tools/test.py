@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
 
     cfg = launch.config_of(args)
-    if '://' not in args.checkpoint and not osp.isfile(args.checkpoint):
+    if '://' not in args.checkpoint and not osp.exists(args.checkpoint):
         raise UserError(f'no checkpoint {args.checkpoint}')
     cfg.load_from, cfg.resume = args.checkpoint, False
     config.check_evaluator(cfg)

@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if os.path.isfile(args.name):
+    # Sharded checkpoints are folders (`mmmeta.weights.parts`).
+    if os.path.isfile(args.name) or args.name.rstrip('/').endswith('.dcp'):
         _show(_of_file(args.name))
         return 0
     row = find(args.name)

@@ -17,6 +17,7 @@ from mmmeta.hosts.samples import NOTES, SKIP, STOP, BadBatch, install
 from mmmeta.hosts.saving import note_of
 from mmmeta.registry import HOOKS
 from mmmeta.weights.errors import CheckpointError, first_few
+from mmmeta.weights.parts import SUFFIX
 
 COUNT = 'bad_steps'  # in MMEngine's message hub, which checkpoints keep
 IN_A_ROW = 20  # bad losses that a loss scaler may get over by itself
@@ -180,7 +181,8 @@ def _last(runner: Any) -> str:
         return 'There is no checkpoint yet'
     if '://' in last:
         return f'The last checkpoint is {last}'
-    others = glob.glob(osp.join(glob.escape(osp.dirname(last)), '*.pth'))
+    folder = glob.escape(osp.dirname(last))
+    others = [p for s in ('.pth', SUFFIX) for p in glob.glob(osp.join(folder, f'*{s}'))]
     others.sort(key=os.path.getmtime, reverse=True)
     for path in dict.fromkeys([last, *others]):
         try:

@@ -95,7 +95,9 @@ def test_it_becomes_an_ordinary_checkpoint(folder, capsys):
     assert len(found['optimizer']['state']) == len(found['state_dict']) - sum(
         'running' in k or 'tracked' in k for k in found['state_dict']
     )
-    # Its weights are read wherever those of a file are.
+    # A folder is read wherever a file is.
+    assert main(['info', LAST]) == 0
+    assert f'in {len(found["state_dict"])} tensors' in capsys.readouterr().out
     words = ['--to', 'mmmeta', '--prefix', 'backbones.0.']
     assert main(['convert', LAST, 'weights.pth', *words]) == 0
 

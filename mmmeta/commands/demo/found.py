@@ -61,7 +61,7 @@ def make_model(config: str, checkpoint: str | None = None) -> Model:
         return Model(config, None, read_metadata(config)['task'])
     checkpoint = checkpoint or ''
     scope = library_of(load_config(config), config)
-    if not is_remote(checkpoint) and not os.path.isfile(checkpoint):
+    if not is_remote(checkpoint) and not os.path.exists(checkpoint):
         raise UserError(
             f'no checkpoint {checkpoint}; expected a file, a URL or mmmeta://NAME'
         )
