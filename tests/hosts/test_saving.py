@@ -54,7 +54,7 @@ def test_kill_while_a_checkpoint_is_written(warm_python, train):
     process = warm_python.start(
         *(ROOT / 'tools/train.py', 'epochs.py', '--work-dir', 'killed', *options),
         code=SLOWLY,
-        log=Path('log'),
+        log=Path('log').absolute(),
         cwd='.',
         env=dict(PYTHONPATH=str(ROOT / 'tests'), OMP_NUM_THREADS='1'),
     )

@@ -24,20 +24,22 @@ default_hooks = dict(_delete_=True, checkpoint=dict(
     type='mmmeta.CheckpointHook', interval=2, by_epoch=False, max_keep_ckpts=2))
 fsdp = dict(sharded_checkpoints=True)
 """
-FIRST, LAST = 'whole/iter_2.dcp', 'whole/iter_4.dcp'
+FIRST, STOPPED = 'work/iter_2.dcp', 'work/interrupted.dcp'
 
 
 @pytest.fixture(scope='module')
 def written(shapes, warm_python, tmp_path_factory) -> Path:
-    """A folder with configs and the run `whole`, of two processes."""
+    """A folder with configs and the run `work`, of two processes, which stopped."""
     folder = tmp_path_factory.mktemp('parts')
     small_runs.write_configs(folder, shapes)
     (folder / 'recorded.py').write_text(CONFIG)
     (folder / 'parted.py').write_text(PARTED)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        statuses, log = train(warm_python, 2, 'whole')
-    assert statuses == [0, 0], log
+        stop = ('--cfg-options', 'custom_hooks.0.at=2')
+        statuses, log = train(warm_python, 2, 'work', *stop)
+    assert statuses == [75, 75], log
+    assert (folder / 'work/last_checkpoint').read_text().endswith('interrupted.dcp')
     return folder
 
 
@@ -58,28 +60,26 @@ def assert_near(one, other) -> None:
         if isinstance(value, dict):
             assert_near(value, other[key])
         elif isinstance(value, torch.Tensor):
-            torch.testing.assert_close(value, other[key], atol=1e-5, rtol=1e-3)
+            torch.testing.assert_close(value, other[key], atol=1e-4, rtol=1e-3)
 
 
 def test_another_number_of_processes_continues(folder, warm_python, monkeypatch):
-    """Of two, three continue and are stopped, then two; and one, without shards."""
+    """Of two, three and one, without shards, end as one that was never stopped."""
     # A crash has left half a folder, and a whole one that was being replaced.
-    shutil.copytree(FIRST, 'others/iter_2.dcp.old')
-    shutil.copytree(FIRST, 'others/iter_4.dcp.partial')
-    Path('others/last_checkpoint').write_text('others/iter_2.dcp')
+    shutil.copytree(STOPPED, 'three/interrupted.dcp.old')
+    shutil.copytree(FIRST, 'three/iter_2.dcp')
+    shutil.copytree(FIRST, 'three/iter_4.dcp.partial')
+    Path('three/last_checkpoint').write_text('three/interrupted.dcp')
     options = ['--resume', '--cfg-options', 'default_hooks.checkpoint.max_keep_ckpts=1']
-    stop = 'custom_hooks.0.at=2'
-    statuses, log = train(warm_python, 3, 'others', *options, stop)
-    assert statuses == [75] * 3, log
-    names = ['interrupted.dcp', 'iter_2.dcp']
-    assert sorted(p.name for p in Path('others').glob('i*')) == names
-    statuses, log = train(warm_python, 2, 'others', *options)
-    assert statuses == [0, 0], log
-    assert [p.name for p in Path('others').glob('i*')] == ['iter_4.dcp']
-    small_runs.train(monkeypatch, 'parted', 'alone', '--resume', FIRST)
-    expected = load_from_local(LAST)
-    assert len(list(Path(LAST).glob('*.safetensors'))) == 2
-    for path in ('others/iter_4.dcp', 'alone/iter_4.pth'):
+    statuses, log = train(warm_python, 3, 'three', *options)
+    assert statuses == [0] * 3, log
+    assert [p.name for p in Path('three').glob('i*')] == ['iter_4.dcp']
+    assert len(list(Path('three/iter_4.dcp').glob('*.safetensors'))) == 3
+    small_runs.train(monkeypatch, 'parted', 'one', '--resume', FIRST)
+    double = 'train_dataloader.batch_size=6'
+    small_runs.train(monkeypatch, 'parted', 'whole', '--cfg-options', double)
+    expected = load_from_local('whole/iter_4.pth')
+    for path in ('three/iter_4.dcp', 'one/iter_4.pth'):
         found = load_from_local(path)
         assert found['meta']['iter'] == 4
         for part in ('state_dict', 'optimizer'):
@@ -87,8 +87,8 @@ def test_another_number_of_processes_continues(folder, warm_python, monkeypatch)
 
 
 def test_it_becomes_an_ordinary_checkpoint(folder, capsys):
-    assert main(['convert', LAST, 'one.pth']) == 0
-    found, expected = small_runs.state('one.pth'), load_from_local(LAST)
+    assert main(['convert', STOPPED, 'one.pth']) == 0
+    found, expected = small_runs.state('one.pth'), load_from_local(STOPPED)
     assert list(found) == list(expected)
     for part in ('state_dict', 'optimizer'):
         assert equal(found[part], expected[part])
@@ -96,15 +96,19 @@ def test_it_becomes_an_ordinary_checkpoint(folder, capsys):
         'running' in k or 'tracked' in k for k in found['state_dict']
     )
     # A folder is read wherever a file is.
-    assert main(['info', LAST]) == 0
+    assert main(['info', STOPPED]) == 0
     assert f'in {len(found["state_dict"])} tensors' in capsys.readouterr().out
     words = ['--to', 'mmmeta', '--prefix', 'backbones.0.']
-    assert main(['convert', LAST, 'weights.pth', *words]) == 0
+    assert main(['convert', STOPPED, 'weights.pth', *words]) == 0
 
 
 def test_weights_that_are_no_numbers_are_not_saved(folder, warm_python):
     optimizer = 'optim_wrapper.optimizer'
-    options = [f'{optimizer}.lr=3e37', f'{optimizer}.weight_decay=11.3']
+    options = [
+        'model.families="[PoolFormer]"',
+        f'{optimizer}.lr=3e37',
+        f'{optimizer}.weight_decay=11.3',
+    ]
     options += ['default_hooks.checkpoint.interval=1']
     statuses, log = train(warm_python, 2, 'infinite', '--cfg-options', *options)
     assert statuses == [1, 1]
@@ -115,7 +119,7 @@ def test_weights_that_are_no_numbers_are_not_saved(folder, warm_python):
 
 @pytest.mark.parametrize('change', ['missing', 'short', 'none', 'foreign', 'damaged'])
 def test_a_folder_that_is_not_complete(folder, change, tmp_path):
-    shutil.copytree(LAST, tmp_path / 'x.dcp')
+    shutil.copytree(STOPPED, tmp_path / 'x.dcp')
     part, *_ = sorted((tmp_path / 'x.dcp').glob('*.safetensors'))
     size = part.stat().st_size
     message = f'{tmp_path}/x.dcp is not complete: {part.name} has '
