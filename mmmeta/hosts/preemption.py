@@ -336,7 +336,9 @@ class PreemptionHook(Hook):
         name = signal.Signals(self.received).name if self.received else 'a signal'
         folder, local = self._folder(runner)
         file = _file(runner)
-        if self.saved != (meta['epoch'], meta['iter']):
+        # Of a model in shards, only the main process is told what is saved.
+        saved = self.saved == (meta['epoch'], meta['iter'])
+        if not _reduced(runner, int(saved), 'max'):
             write = save if local and isinstance(runner, Runner) else _save_plainly
             write(runner, folder, file, meta=meta, by_epoch=False)
             if is_main_process():

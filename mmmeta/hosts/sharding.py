@@ -191,8 +191,10 @@ class ShardedRunner(Runner):
         weights, states = get_state_dict(
             self.model, self.optim_wrapper.optimizer, options=options
         )
+        if not (parted or is_main_process()):
+            return
+        numbered = _by_number(states, self._names())
         if parted:
-            numbered = _by_number(states, self._names())
             if not kwargs.get('save_optimizer', True):
                 numbered['state'] = {}
             out_dir, filename = osp.join(out_dir, filename), RUN
@@ -200,8 +202,6 @@ class ShardedRunner(Runner):
             kwargs['meta'] = dict(kwargs.get('meta') or {}, **{PARTS: parts})
         if not is_main_process():
             return
-        if not parted:
-            numbered = _by_number(states, self._names())
         content: Any = OrderedDict(weights)
         content._metadata = OrderedDict()  # MMEngine copies it
         with (
@@ -251,7 +251,12 @@ def _write_parts(
     """Write what is spread over the processes, and take it out of a checkpoint.
 
     Weights that are no numbers leave a NaN, by which BadStepHook refuses to save.
+
+    Raises:
+        UserError: The folder is not a local one.
     """
+    if '://' in folder:
+        raise UserError(f'fsdp.sharded_checkpoints needs a local folder, got {folder}')
     order = list(weights)
     tensors = take_out(weights, states)
     if is_main_process():

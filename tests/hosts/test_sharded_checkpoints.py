@@ -71,9 +71,12 @@ def test_another_number_of_processes_continues(folder, warm_python, monkeypatch)
     shutil.copytree(FIRST, 'three/iter_4.dcp.partial')
     Path('three/last_checkpoint').write_text('three/interrupted.dcp')
     options = ['--resume', '--cfg-options', 'default_hooks.checkpoint.max_keep_ckpts=1']
-    statuses, log = train(warm_python, 3, 'three', *options)
-    assert statuses == [0] * 3, log
-    assert [p.name for p in Path('three').glob('i*')] == ['iter_4.dcp']
+    # After its last iteration, which is saved anyway.
+    statuses, log = train(warm_python, 3, 'three', *options, 'custom_hooks.0.at=3')
+    assert statuses == [75] * 3, log
+    found = sorted(path.name for path in Path('three').glob('i*'))
+    assert found == ['interrupted.dcp', 'iter_4.dcp']
+    assert Path('three/last_checkpoint').read_text().endswith('iter_4.dcp')
     assert len(list(Path('three/iter_4.dcp').glob('*.safetensors'))) == 3
     small_runs.train(monkeypatch, 'parted', 'one', '--resume', FIRST)
     double = 'train_dataloader.batch_size=6'
