@@ -36,7 +36,7 @@ MODELS = [
     ('detection', 'mask_rcnn_poolformer_s12'),
     ('detection', 'cascade_mask_rcnn_caformer_s18'),
     ('segmentation', 'semantic_fpn_poolformer_s12'),
-    ('segmentation', 'upernet_poolformer_s12'),
+    ('segmentation', 'upernet_convformer_s18'),
 ]
 
 
