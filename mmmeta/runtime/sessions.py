@@ -38,9 +38,8 @@ class OnnxSession:
         runtime = require('onnxruntime', 'runtime', f'{path}')
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # it warns of shapes that depend on the image
-        if hasattr(os, 'sched_getaffinity'):
-            # ONNX Runtime would start more threads than the process may use.
-            options.intra_op_num_threads = len(os.sched_getaffinity(0))
+        # ONNX Runtime would start more threads than the process may use.
+        options.intra_op_num_threads = _wanted_threads() or _allowed_threads()
         self.session = runtime.InferenceSession(
             os.fspath(path), options, providers=_providers(runtime, device)
         )
@@ -49,6 +48,18 @@ class OnnxSession:
 
     def run(self, image: np.ndarray) -> list[np.ndarray]:
         return self.session.run(None, {'image': image})
+
+
+def _wanted_threads() -> int:
+    """Return $OMP_NUM_THREADS, which limits PyTorch too; 0 if it has no number."""
+    text = os.environ.get('OMP_NUM_THREADS', '')
+    return int(text) if text.isdigit() else 0
+
+
+def _allowed_threads() -> int:
+    """Return how many cores the process may use; 0, all of them, if unknown."""
+    known = hasattr(os, 'sched_getaffinity')
+    return len(os.sched_getaffinity(0)) if known else 0
 
 
 def _providers(runtime: Any, device: str) -> list:
@@ -83,12 +94,13 @@ class OpenVinoSession:
         }
         # Compiled, an output may have other names besides.
         self.outputs = tuple(output.get_any_name() for output in model.outputs)
-        precision = self.metadata.get('precision', 'f32')
-        self.compiled = core.compile_model(
-            model,
-            'CPU',
-            {'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': precision},
-        )
+        settings = {
+            'PERFORMANCE_HINT': 'LATENCY',
+            'INFERENCE_PRECISION_HINT': self.metadata.get('precision', 'f32'),
+        }
+        if threads := _wanted_threads():
+            settings['INFERENCE_NUM_THREADS'] = str(threads)
+        self.compiled = core.compile_model(model, 'CPU', settings)
 
     def run(self, image: np.ndarray) -> list[np.ndarray]:
         found = self.compiled(image)

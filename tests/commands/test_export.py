@@ -2,13 +2,16 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnxruntime
 import playwright
+import pyarrow.parquet
 import pytest
 import torch
 from odd_models import LINEAR, classifier, detector, write
@@ -18,6 +21,16 @@ from mmmeta.cli import main
 from mmmeta.errors import UserError
 from mmmeta.export import files
 from mmmeta.runtime import open_model, read_metadata
+
+# A cluster of this machine, on the loopback alone.
+LOCAL_RAY = """
+import runpy, sys, ray
+ray.init(
+    num_cpus=2, include_dashboard=False, _node_ip_address='127.0.0.1',
+    _temp_dir=sys.argv.pop(1), object_store_memory=100 << 20, log_to_driver=False,
+)
+runpy.run_path(sys.argv.pop(1), run_name='__main__')
+"""
 
 
 @pytest.fixture(scope='module')
@@ -104,6 +117,55 @@ def test_the_web_example_reads_the_metadata(exported, root):
         check=True,
     )
     assert json.loads(done.stdout) == read_metadata(exported)
+
+
+@pytest.mark.slow
+def test_the_ray_example_finds_the_same(exported, root, tmp_path):
+    folder = tmp_path / 'in'
+    for i in range(5):
+        write_picture(folder / f'{i}.png', (60 + i, 64), i)
+    (folder / '3.png').write_bytes(b'not an image')
+    words = [exported, folder, tmp_path / 'out', '--actors', '1']
+    # The names of its sockets have to be short; no token in the user's home.
+    environment = dict(RAY_AUTH_MODE='disabled', RAY_USAGE_STATS_ENABLED='0')
+    with TemporaryDirectory(prefix='ray') as logs:
+        script = [LOCAL_RAY, logs, root / 'examples/ray/predict.py']
+        done = subprocess.run(
+            [sys.executable, '-c', *script, *words],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 1, done.stderr
+    assert f'{folder}/3.png: ValueError: cannot identify image' in done.stderr
+    found = pyarrow.parquet.read_table(tmp_path / 'out').to_pylist()
+    assert [row['path'] for row in found if row['error']] == [f'{folder}/3.png']
+    rows = {row['path']: row for row in found if not row['error']}
+
+    out = tmp_path / 'expected'
+    words = ['predict', str(exported), str(folder), '--no-vis', '--out-dir', str(out)]
+    assert main(words) == 1
+    images = json.loads((out / 'images.json').read_text())['images']
+    detections = json.loads((out / 'detections.json').read_text())
+    assert len(rows) == len(images) == 4
+    for image in images:
+        row = rows[f'{folder}/{image["file_name"]}']
+        expected = [x for x in detections if x['image_id'] == image['id']]
+        assert len(expected) == 8
+        assert row['labels'] == [x['category_id'] - 1 for x in expected]
+        assert row['scores'] == [x['score'] for x in expected]
+        boxes = [[a, b, c - a, d - b] for a, b, c, d in row['boxes']]
+        assert boxes == [x['bbox'] for x in expected]
+
+
+def test_threads_as_told(exported, monkeypatch, tmp_path):
+    file = tmp_path / 'model.xml'
+    files.convert_to_openvino(exported, file, read_metadata(exported))
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    options = open_model(exported).session.session.get_session_options()
+    assert options.intra_op_num_threads == 1
+    compiled = open_model(file).session.compiled
+    assert compiled.get_property('INFERENCE_NUM_THREADS') == 1
 
 
 def test_half_as_large(tmp_path, capsys):
