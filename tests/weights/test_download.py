@@ -4,6 +4,9 @@ import hashlib
 import os
 import random
 import resource
+import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -15,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from mmmeta.weights import download
-from mmmeta.weights.download import cache_dir, fetch, fetch_published
+from mmmeta.weights.download import CHUNK, cache_dir, fetch, fetch_published
 from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.locate import locate
 from mmmeta.weights.source import Source
@@ -32,6 +35,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(('127.0.0.1', 0), Handler)
         self.requests: list[tuple[str, str | None]] = []
+        self.cuts: list[int] = []  # of the answers to come, bytes sent
 
     def handle_error(self, request, client_address) -> None:
         """A client that disconnects early is not an error."""
@@ -51,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         if how == 'missing':
             self.send_error(404)
             return
-        start = int(given[6:-1]) if given and how != 'whole' else 0
+        start = int(given[6:-1]) if given and not how.startswith('whole') else 0
         if start >= len(CONTENT):
             self.send_error(416)
             return
@@ -67,6 +71,19 @@ class Handler(BaseHTTPRequestHandler):
         first = sum(h == how for h, _ in self.server.requests) == 1
         if how == 'cut' or (how == 'cut-once' and first):
             self.wfile.write(body[: len(body) // 2])
+            self.close_connection = True
+            return
+        if how == 'stuck' and first:
+            self.wfile.write(body[:300_000])
+            self.rfile.read(1)  # until the client is gone
+            return
+        if how.endswith('cuts') and self.server.cuts:
+            # Some end in order, others by a reset of the connection.
+            self.wfile.write(body[: self.server.cuts.pop()])
+            self.wfile.flush()
+            if len(self.server.cuts) % 2:
+                linger = struct.pack('ii', 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.close_connection = True
             return
         for i in range(0, len(body), step):
@@ -122,6 +139,24 @@ def test_torch_hub_shares_its_cache(server, monkeypatch, tmp_path):
 def test_goes_on_after_an_interruption(server, cache):
     assert fetch([Source(server.url('cut-once'))]).read_bytes() == CONTENT
     assert server.requests == [('cut-once', None), ('cut-once', 'bytes=300000-')]
+
+
+@pytest.mark.parametrize('how', ['cuts', 'whole-cuts'])
+def test_cut_off_at_twenty_random_places(server, cache, monkeypatch, how):
+    """Each ends a run; a server that knows no ranges sends the file anew."""
+    monkeypatch.setattr(download, 'ATTEMPTS', 1)
+    most = len(CONTENT) // (20 if how == 'cuts' else 1)
+    server.cuts = [random.Random(how).randrange(most) for _ in range(20)]
+    while server.cuts:
+        with pytest.raises(CheckpointError, match='no URL of'):
+            fetch([Source(server.url(how))])
+        left = [path.name for path in cache.iterdir() if path.suffix != '.lock']
+        assert set(left) <= {'x.pth.part'}
+    path = fetch([Source(server.url(how))])
+    assert (path.read_bytes(), len(server.requests)) == (CONTENT, 21)
+    asked = [int(given[6:-1]) for _, given in server.requests if given]
+    if how == 'cuts':
+        assert asked == sorted(asked) and len(set(asked)) > 15
 
 
 def test_goes_on_with_what_an_earlier_run_left(server, cache):
@@ -245,6 +280,23 @@ def test_two_processes_at_once_download_once(server, cache):
     assert paths == [str(cache / 'x.pth')] * 2
     assert (cache / 'x.pth').read_bytes() == CONTENT
     assert len(server.requests) == 1
+
+
+def test_a_download_that_is_killed_is_taken_over(server, cache):
+    code = (
+        'import sys; from mmmeta.weights.download import fetch; '
+        'from mmmeta.weights.source import Source; fetch([Source(sys.argv[1])])'
+    )
+    command = [sys.executable, '-c', code, server.url('stuck')]
+    first, part = subprocess.Popen(command), cache / 'x.pth.part'
+    while not (part.is_file() and part.stat().st_size):
+        time.sleep(0.01)
+    second = subprocess.Popen(command)
+    time.sleep(0.2)  # by now it waits for the first one
+    first.kill()
+    assert (first.wait(), second.wait()) == (-signal.SIGKILL, 0)
+    assert (cache / 'x.pth').read_bytes() == CONTENT
+    assert [given for _, given in server.requests] == [None, f'bytes={CHUNK}-']
 
 
 def _full_disk() -> None:
