@@ -1,8 +1,9 @@
 """Fixtures shared by several test files."""
 
 import os
+import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,14 @@ def undrawn() -> Iterator[None]:
     """Skip random initialization, for weights that are overwritten anyway."""
     with nothing_drawn():
         yield
+
+
+@pytest.fixture
+def limit() -> Iterator[Callable[[int], None]]:
+    """Limit the size of files, so that writing fails as on a full disk."""
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
 @pytest.fixture(scope='session')

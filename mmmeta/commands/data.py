@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmmeta.commands.files import check_files, write_whole
+from mmmeta.commands.files import check_files, disk_errors, write_whole
 from mmmeta.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
         from mmmeta.data.convert import write_coco, write_png
 
         write = write_coco if args.to == 'coco' else write_png
-        facts['lost'] = lost = write(data, args.out)
+        with disk_errors(args.out):
+            facts['lost'] = lost = write(data, args.out)
         notes.append(f'wrote {args.out}')
         notes += [f'not in {args.out}: {text}' for text in lost]
     else:

@@ -23,8 +23,11 @@ class DiskError(UserError):
 
 
 @contextmanager
-def disk_errors() -> Iterator[None]:
+def disk_errors(where: Path | None = None) -> Iterator[None]:
     """Distinguish an error of the disk from one of a single file.
+
+    Args:
+        where: What is written to. Default: the file that the error names.
 
     Raises:
         DiskError: For an error of the disk.
@@ -34,9 +37,8 @@ def disk_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        raise DiskError(
-            f'{error.filename or "the output folder"}: {error.strerror}'
-        ) from error
+        what = where or error.filename or 'the output folder'
+        raise DiskError(f'{what}: {error.strerror}') from error
 
 
 def make_folder(path: Path, option: str = '') -> None:
@@ -89,7 +91,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             part.unlink()
         if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None
+            error.filename = str(path)
+            del error.filename2
         raise
 
 

@@ -1,5 +1,6 @@
 """Writing a whole model as a file of ONNX, OpenVINO or PyTorch, with its metadata."""
 
+import io
 import json
 import logging
 import os
@@ -119,8 +120,11 @@ def write_pt2(
     half: bool = False,
 ) -> Quantize:
     """Write FILE.pt2, for `torch.export.load`; `half` and int8 are not supported."""
+    # Where a disk is full, PyTorch's own writing to a file ends the process.
+    content = io.BytesIO()
     with _quiet():
-        torch.export.save(program, path, extra_files=dict(metadata))
+        torch.export.save(program, content, extra_files=dict(metadata))
+    path.write_bytes(content.getbuffer())
     return lambda images: None
 
 
@@ -181,7 +185,11 @@ def write_openvino(
         file = Path(folder, 'model.onnx')
         layers = _write_onnx(program, file, metadata, False)
         model = convert_to_openvino(file, path, metadata, half)
-    return partial(quantize_openvino, path, model, layers, half)
+
+    def quantize(images: Sequence[np.ndarray]) -> None:
+        _save_openvino(quantize_openvino(model, layers, images), path, half)
+
+    return quantize
 
 
 def convert_to_openvino(
@@ -201,8 +209,23 @@ def convert_to_openvino(
         for each in (named, model):
             # `model_info` is a section, in which Model API looks.
             each.set_rt_info(value, key.split('.'))
-    openvino.save_model(model, path, compress_to_fp16=half)
+    _save_openvino(model, path, half)
     return named
+
+
+def _save_openvino(model: Any, path: Path, half: bool) -> None:
+    """Write FILE.xml and FILE.bin.
+
+    Raises:
+        UserError: They cannot be written.
+    """
+    openvino = require('openvino', 'openvino', 'format openvino')
+    try:
+        openvino.save_model(model, path, compress_to_fp16=half)
+    except RuntimeError as error:  # of a full disk it says 'iostream error'
+        raise UserError(
+            f'OpenVINO cannot write {path.name} ({one_line(error)}): is the disk full?'
+        ) from error
 
 
 WRITERS = {'onnx': write_onnx, 'openvino': write_openvino, 'pt2': write_pt2}

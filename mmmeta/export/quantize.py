@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmmeta.errors import require
+from mmmeta.errors import UserError, one_line, require
 
 # Those with weights; attention's products stay in single precision.
 LAYERS = ('Conv', 'Gemm', 'MatMul')
@@ -73,6 +73,7 @@ def quantize_onnx(
 
     Raises:
         MissingLibraryError: ONNX Runtime or ONNX is not installed.
+        UserError: ONNX Runtime cannot do it.
     """
     quantization: Any = require('onnxruntime.quantization', 'onnx', '--int8')
 
@@ -84,38 +85,39 @@ def quantize_onnx(
             image = next(self.left, None)
             return None if image is None else {'image': image}
 
-    with _quiet():
-        quantization.quantize_static(
-            path,
-            path,
-            Reader(),
-            nodes_to_quantize=list(layers),
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
+    try:
+        with _quiet():
+            quantization.quantize_static(
+                path,
+                path,
+                Reader(),
+                nodes_to_quantize=list(layers),
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )
+    except OSError:
+        raise
+    except Exception as error:  # where a disk is full: 'Wire format was corrupt'
+        raise UserError(
+            f'ONNX Runtime cannot quantize {path.name} ({one_line(error)}): '
+            'is the disk full?'
+        ) from error
 
 
 def quantize_openvino(
-    path: Path,
-    model: Any,
-    layers: Collection[str],
-    half: bool,
-    images: Sequence[np.ndarray],
-) -> None:
-    """Quantize a model by NNCF and write FILE.xml and FILE.bin; see `quantize_onnx`.
+    model: Any, layers: Collection[str], images: Sequence[np.ndarray]
+) -> Any:
+    """Return a model quantized by NNCF; see `quantize_onnx`.
 
     Args:
-        path: FILE.xml.
         model: OpenVINO's, with the names of ONNX's nodes: a file has others.
         layers: The nodes to quantize.
-        half: Store the other weights in half precision.
         images: uint8, as the file takes them.
 
     Raises:
-        MissingLibraryError: OpenVINO or NNCF is not installed.
+        MissingLibraryError: NNCF is not installed.
     """
-    openvino = require('openvino', 'openvino', '--int8')
     nncf = require('nncf', 'openvino', '--int8')
     others = [
         name
@@ -125,13 +127,12 @@ def quantize_openvino(
         and (name := node.get_friendly_name()).partition('/')[0] not in layers
     ]
     with _quiet():
-        quantized = nncf.quantize(
+        return nncf.quantize(
             model,
             nncf.Dataset(images),
             subset_size=len(images),
             ignored_scope=nncf.IgnoredScope(names=others),
         )
-    openvino.save_model(quantized, path, compress_to_fp16=half)
 
 
 @contextmanager

@@ -76,8 +76,7 @@ def write_annotations(
         By split, the settings of the host library's data set that name the files.
 
     Raises:
-        UserError: The folder has files of somebody else.
-        OSError: They cannot be written.
+        UserError: The folder has files of somebody else, or one cannot be written.
     """
     _empty(folder)
     for name, items in parts.items():
@@ -187,7 +186,15 @@ def _link(source: Path, target: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file; it is there completely or not at all."""
+    """Write a text file completely or not at all.
+
+    Raises:
+        UserError: It cannot be written.
+    """
     partial = path.with_name(f'.{path.name}.part')
-    partial.write_text(text, 'utf-8', 'surrogateescape')
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, 'utf-8', 'surrogateescape')
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f'{path} cannot be written: {error.strerror}') from error

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mmmeta.errors import one_line
 from mmmeta.weights.errors import CheckpointError
 from mmmeta.weights.locate import locate
 from mmmeta.weights.reading import read_state_dict
@@ -98,13 +99,15 @@ def _write(content: Any, dst: Path) -> None:
 
             save_file(content, part, metadata={'format': 'pt'})
         else:
-            torch.save(content, part)
+            with open(part, 'wb') as file:  # so that the reason below is Python's
+                torch.save(content, file)
         os.chmod(part, 0o666 & ~_umask())
         os.replace(part, dst)
     except Exception as error:
         if part and os.path.exists(part):
             os.unlink(part)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        inner = error.__context__  # PyTorch tells of positions in the file
+        reason = one_line(inner if isinstance(inner, OSError) else error)
         raise CheckpointError(f'{dst} cannot be written: {reason}') from error
 
 

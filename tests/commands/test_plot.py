@@ -215,6 +215,15 @@ def test_one_picture_is_the_same_for_the_same_logs(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['a.svg', 'b.svg', 'run']
 
 
+def test_a_full_disk_leaves_no_half_picture(tmp_path, limit, capsys):
+    write_log(tmp_path / 'run', '20260101_000000', [step(1), step(50), step(100)])
+    limit(8000)
+    assert main(['plot', str(tmp_path / 'run'), '--out', str(tmp_path / 'x')]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"File too large: '{tmp_path}/x.png'")
+    assert [path.name for path in tmp_path.iterdir()] == ['run']
+
+
 @pytest.mark.parametrize(
     ('args', 'message'),
     [

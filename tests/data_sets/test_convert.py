@@ -1,6 +1,9 @@
 """Conversions lose nothing that the new format can have, and say what they lose."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from mmmeta.cli import main
 from mmmeta.data import read_data
 from mmmeta.data.convert import write_coco, write_png
 from mmmeta.data.maps import read_map
@@ -252,6 +256,20 @@ def test_an_error_leaves_nothing(tmp_path):
         UserError, match=r'not converted: annotations/val/1\.png: map that'
     ):
         write_png(read_data(root), tmp_path / 'new')
+    assert [path.name for path in tmp_path.iterdir()] == ['old']
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys):
+    root = making.png(tmp_path / 'old')
+
+    def write_text(self: Path, *args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, 'write_text', write_text)
+    out = tmp_path / 'new'
+    assert main(['data', str(root), '--json', '--to', 'coco', '-o', str(out)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f'mmmeta data: {out}: No space left on device'
     assert [path.name for path in tmp_path.iterdir()] == ['old']
 
 

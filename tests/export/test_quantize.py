@@ -1,6 +1,7 @@
 """Files in int8, in batches, and for Model API find what the model finds."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
+import torch
 from PIL import Image
 from tiny_models import write_model
 
@@ -16,6 +18,8 @@ from mmmeta.cli import main
 from mmmeta.commands.export.accuracy import BoxMeasure, ClassMeasure, MapMeasure
 from mmmeta.errors import UserError
 from mmmeta.export.compare import agreement
+from mmmeta.export.files import convert_to_openvino, write_pt2
+from mmmeta.export.quantize import quantize_onnx
 from mmmeta.runtime import Detections, LabelMap, Probabilities, open_model
 
 SIZES = (64, 64), (64, 64), (80, 50), (80, 50), (80, 50)
@@ -106,6 +110,23 @@ def test_int8_of_onnx_in_batches(
         # Random weights: scores are close to each other, so the order may differ.
         expected = float_model(image)
         assert abs(found.scores.max() - expected.scores.max()) < 0.05
+
+
+def test_a_full_disk(plain, pictures, tmp_path, limit):
+    """The libraries do not say it, or write half a file without a word."""
+    file = Path(shutil.copy(plain, tmp_path))
+    limit(file.stat().st_size // 2)
+    with pytest.raises(UserError, match=r'cannot quantize .* is the disk full\?'):
+        quantize_onnx(file, [], pictures)
+    with pytest.raises(UserError, match=r'cannot write m\.xml .* is the disk full\?'):
+        convert_to_openvino(plain, tmp_path / 'm.xml', {})
+
+
+def test_pytorch_survives_a_full_disk(tmp_path, limit):
+    program = torch.export.export(torch.nn.Linear(99, 99), (torch.zeros(1, 99),))
+    limit(9000)
+    with pytest.raises(OSError, match='File too large'):
+        write_pt2(program, tmp_path / 'm.pt2', {})
 
 
 def test_int8_of_openvino_for_model_api(detector, folder, pictures, tmp_path):

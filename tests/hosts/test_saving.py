@@ -73,14 +73,6 @@ def test_kill_while_a_checkpoint_is_written(warm_python, train):
     assert left == ['epoch_2.pth', 'epochs.py', 'last_checkpoint']
 
 
-@pytest.fixture
-def limit():
-    """Limit the size of files, so that writing fails as on a full disk."""
-    former = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, former)
-
-
 def test_a_full_disk_keeps_the_old_checkpoint(train, limit, monkeypatch):
     options = ['--cfg-options', SEED, KEEP_ONE]
     train('epochs', 'whole', *options)

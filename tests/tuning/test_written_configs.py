@@ -22,6 +22,7 @@ import mmmeta
 from mmmeta.archs.families import ARCHS
 from mmmeta.errors import UserError
 from mmmeta.hosts.config import load_config
+from mmmeta.tuning.files import write_text
 from mmmeta.tuning.plan import DEFAULTS, METHODS
 
 BACKBONES = (
@@ -241,6 +242,13 @@ def test_files_of_users_are_not_overwritten(tmp_path):
     ):
         written(root, tmp_path / 'b')
     assert (tmp_path / 'b/finetune_data/notes.txt').read_text() == 'mine'
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path, limit):
+    limit(200)
+    with pytest.raises(UserError, match=r'x\.json cannot be written: File too large'):
+        write_text(tmp_path / 'x.json', 300 * 'x')
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_image_is_in_two_splits_after_another_seed(tmp_path):

@@ -101,7 +101,8 @@ def test_full_disk_leaves_nothing(source, tmp_path):
         check=True,
     )
     for file, line in zip(files, run.stdout.splitlines(), strict=True):
-        assert line.startswith(f'{file} cannot be written')
+        assert line.startswith(f'{file} cannot be written: ')
+        assert 'File too large' in line
     assert [path.name for path in tmp_path.iterdir()] == ['train.pth']
 
 

@@ -140,7 +140,8 @@ def run(args: argparse.Namespace) -> int:
     by_model = [_run(whole, image, metadata) for image in images]
     program = trace(whole, batch)
     # An older file stays until the new one is known to be right.
-    with disk_errors(), TemporaryDirectory(prefix='.', dir=path.parent) as temporary:
+    place = path.parent
+    with disk_errors(place), TemporaryDirectory(prefix='.', dir=place) as temporary:
         new = Path(temporary, path.name)
         quantize = WRITERS[kind](program, new, metadata, args.half)
 

@@ -6,6 +6,7 @@
 import argparse
 from pathlib import Path
 
+from mmmeta.commands.files import disk_errors
 from mmmeta.errors import UserError
 
 FORMATS = ('.png', '.svg')
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     ]
     figure = draw(runs, choose_keys(runs, args.keys), args.smooth, args.log)
     for file in _files(args.out):
-        save(figure, file)
+        with disk_errors():
+            save(figure, file)
         print(f'wrote {file}')
     return 0
 

@@ -4,6 +4,7 @@ A work folder has a folder for each start of training, named by its time, with
 `vis_data/scalars.json`: a line for each logged step and for each validation.
 """
 
+import io
 import json
 import math
 import re
@@ -25,6 +26,7 @@ from matplotlib.ticker import (
     StrMethodFormatter,
 )
 
+from mmmeta.commands.files import write_whole
 from mmmeta.errors import UserError
 
 SCALARS = 'vis_data/scalars.json'
@@ -264,11 +266,11 @@ def draw(
 
 def save(figure: Figure, file: str | Path) -> None:
     """Write a figure in the format of the file's extension."""
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file, content = Path(file), io.BytesIO()
     metadata = {'Date': None} if file.suffix == '.svg' else None
     with rc_context(STYLE):
-        figure.savefig(file, dpi=150, metadata=metadata)
+        figure.savefig(content, dpi=150, format=file.suffix[1:], metadata=metadata)
+    write_whole(file, content.getvalue())
 
 
 def _look(number: int) -> Look:
