@@ -280,7 +280,8 @@ class _Labels:
             values = values[:4]
             self.keypoints += 1
         polygon = len(values) >= 6 and len(values) % 2 == 0
-        if not (polygon or len(values) == 4) or not all(map(math.isfinite, values)):
+        finite = all(map(math.isfinite, (label, *values)))
+        if not (polygon or len(values) == 4) or not finite:
             detail = f'{len(words)} values'
             self.faults.add('line-unreadable', name, where, detail)
             return None

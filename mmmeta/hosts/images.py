@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Pillow's own limit: a small file may claim a size that exceeds the memory.
 MAX_PIXELS = 178_956_970
+ORIENTATION = 0x0112  # in EXIF data; 1 is upright
 VARIABLE = 'MMMETA_MAX_PIXELS'
 _LOCK = threading.Lock()
 
@@ -50,6 +51,8 @@ class TarImage(os.PathLike):
 def read_image(path: str | os.PathLike, channels: int = 3) -> 'np.ndarray':
     """Read an image as the host libraries do, rotated according to its EXIF data.
 
+    They do not rotate WebP images; this does.
+
     Args:
         path: The file.
         channels: How many the model takes. Up to 3, any image is read as a color image;
@@ -63,9 +66,15 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> 'np.ndarray':
             number of channels; says why.
         UserError: The limit of pixels is not a number.
     """
+    import numpy as np
+
     # OpenCV only fills the missing part of a truncated file with gray.
-    load_picture(path)
+    picture = load_picture(path)
     try:
+        # OpenCV turns all formats but this.
+        turned = picture.format == 'WEBP' and picture.getexif().get(ORIENTATION, 1) != 1
+        if channels <= 3 and turned:
+            return np.asarray(upright(path))[..., ::-1].copy()
         pixels = _decode(path, channels <= 3)
     except Exception as error:  # OpenCV has its own limits
         raise ValueError(one_line(error)) from error
@@ -152,14 +161,18 @@ def load_picture(path: str | os.PathLike) -> 'Image.Image':
 
 def open_picture(path: str | os.PathLike) -> 'Image.Image':
     """Open an image of any size, without Pillow's own less informative limit."""
-    from PIL import Image
+    from PIL import Image, ImageFile
 
     with _LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             if isinstance(path, TarImage):
                 return Image.open(io.BytesIO(path.read_bytes()))
-            return Image.open(path)
+            image = Image.open(path)
+            if image.format == 'TIFF' and isinstance(image, ImageFile.ImageFile):
+                # Pillow would map the file to memory, and not turn it right.
+                image.filename = ''
+            return image
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 

@@ -306,6 +306,10 @@ def test_inputs_of_one_name_have_ids_of_their_own(tmp_path, capsys):
     assert message.count('\n') == 1
     assert ids_with('1.png', '1.png') == 1
     assert "images has '1.png' 2 times" in capsys.readouterr().err
+    categories[0]['id'] = [4]
+    assert ids_with('in/x/1.png', 'y/1.png') == 1
+    message = capsys.readouterr().err
+    assert 'categories has the id [4]; expected an integer' in message
 
 
 # -- runs that end early ----------------------------------------------------------

@@ -205,6 +205,7 @@ BROKEN = [
     ('yolo', line('0 .5 .5 .1 .1 .9'), 'line-unreadable', '6 values'),
     ('yolo', line('cat .5 .5 .1 .1'), 'line-unreadable', 'cat .5'),
     ('yolo', line('0 .5 .5 .1 nan'), 'line-unreadable', 'line 1'),
+    ('yolo', line('nan .5 .5 .1 .1'), 'line-unreadable', 'line 1'),
     ('yolo', line('0 .5 .5 0 .1'), 'box-empty', 'labels/train/0.txt line 1'),
     ('yolo', line('0 .1 .5 .5 .1'), 'box-over-edge', 'labels/train/0.txt line 1'),
     ('yolo', line('0 .1 .1 .5 .1 .5 .5\n0 .5 .5 .1 .1'), 'mask-missing', '7 of 8'),

@@ -202,6 +202,13 @@ def _read_annotations(ann_file: str) -> dict[str, dict[Any, Any]]:
             f'{ann_file} is not a COCO annotation file: {type(error).__name__}: {error}'
         ) from error
     for key, value in pairs.items():
+        odd = [
+            i for _, i in value if isinstance(i, bool) or not isinstance(i, int | str)
+        ]
+        if odd:
+            raise UserError(
+                f'{ann_file}: {key} has the id {odd[0]!r}; expected an integer'
+            )
         _check_unique([name for name, _ in value], f'{ann_file}: {key} has')
     return ids
 
