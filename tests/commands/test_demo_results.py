@@ -1,5 +1,7 @@
 """What `mmmeta demo` shows is what the model says, whatever its classes are called."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -81,12 +83,16 @@ def test_objects_are_counted_where_they_cannot_be_drawn(tmp_path, image, monkeyp
     meta = dict(classes=('$a$\\x$',))
     files = write_model(tmp_path, 'detection', 2, meta)
     model = make_model(*files)
+    monkeypatch.setenv('GRADIO_TEMP_DIR', str(tmp_path))
     page = Page(Engine('cpu'), [model], list, [], False)
     page.open()
     monkeypatch.setattr('mmmeta.commands.demo.page.open_image', lambda path: image)
     status, picture, _, summary, _ = page.run(model.key, None, 0)
-    assert picture.shape[2] == 3 and '<strong>8 objects</strong>' in summary
-    assert 'Model: ' in status
+    assert '<strong>8 objects</strong>' in summary and 'Model: ' in status
+    # Others may be reading the same picture while this one is written.
+    again = page.run(model.key, None, 0)[1]
+    assert again != picture and Path(again).read_bytes() == Path(picture).read_bytes()
+    assert Image.open(picture).size == (672, 560)
 
     def fail(*_: object) -> None:
         raise ValueError('no font')

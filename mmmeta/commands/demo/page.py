@@ -1,12 +1,15 @@
 """The page: its components and event handlers."""
 
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Literal
 
 import gradio as gr
 import numpy as np
+from PIL import Image
 
 from mmmeta.commands.demo import drawing
 from mmmeta.commands.demo.engine import Engine, Prediction
@@ -289,6 +292,20 @@ class Page:
             return [gr.skip(), gr.skip()]
         summary = drawing.describe(prediction, threshold)
         try:
-            return [drawing.draw(prediction, threshold), summary]
+            return [self._saved(drawing.draw(prediction, threshold)), summary]
         except Exception as error:  # the prediction is described even so
             return [None, f'{summary}{explain(error)}']
+
+    def _saved(self, picture: np.ndarray) -> str:
+        """Write a picture to a file of its own, where Gradio serves it; return it.
+
+        Gradio itself names a file by its content, and writes it again while others
+        may be reading it.
+        """
+        folder = self.picture.GRADIO_CACHE
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            suffix='.png', dir=folder, delete=False
+        ) as file:
+            Image.fromarray(picture).save(file, 'png')
+        return file.name
