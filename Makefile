@@ -48,4 +48,4 @@ lock: setup  ## pin the packages of requirements/all.in; LOCK_ARGS=--upgrade: th
 	  requirements/all.in -o requirements/pinned.txt
 
 clean:  ## remove .venv and build outputs
-	rm -rf .venv .venv.lock build dist *.egg-info mmmeta/.mim .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv.lock build dist *.egg-info mmmeta/.mim .mypy_cache .pytest_cache .ruff_cache .hypothesis
