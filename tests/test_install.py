@@ -122,7 +122,7 @@ model = make_model(sys.argv[1])
 page = Page(Engine(), [model], list, [], True)
 page.open()
 status, picture, _, summary, _ = page.run(model.key, {'path': sys.argv[2]}, 0)
-print(status, picture.shape, summary)
+print(status, picture, summary)
 """
 
 

@@ -77,6 +77,8 @@ def test_the_legend_has_numbers_where_names_lack(one_output, tmp_path, image):
 
 
 def test_objects_are_counted_where_they_cannot_be_drawn(tmp_path, image, monkeypatch):
+    from gradio.route_utils import delete_files_created_by_app
+
     from mmmeta.commands.demo import drawing
     from mmmeta.commands.demo.page import Page
 
@@ -93,6 +95,8 @@ def test_objects_are_counted_where_they_cannot_be_drawn(tmp_path, image, monkeyp
     again = page.run(model.key, None, 0)[1]
     assert again != picture and Path(again).read_bytes() == Path(picture).read_bytes()
     assert Image.open(picture).size == (672, 560)
+    delete_files_created_by_app(page.blocks, None)  # as Gradio does in time
+    assert not Path(picture).exists()
 
     def fail(*_: object) -> None:
         raise ValueError('no font')

@@ -19,6 +19,8 @@ from mmmeta.hosts.images import read_image
 from mmmeta.hosts.libraries import TASKS
 from mmmeta.runtime import Probabilities
 
+# Pictures are looked for every hour, and deleted when they are a day old.
+KEPT = 3600, 86_400  # seconds
 THRESHOLD = 0.5
 # What to run if no model was found.
 HINTS = {
@@ -111,7 +113,9 @@ class Page:
         self.blocks = self._build()
 
     def _build(self) -> gr.Blocks:
-        with gr.Blocks(title='mmmeta demo', analytics_enabled=False) as blocks:
+        with gr.Blocks(
+            title='mmmeta demo', analytics_enabled=False, delete_cache=KEPT
+        ) as blocks:
             gr.Markdown(
                 '# mmmeta demo\nRun a trained model on an image. Everything stays on '
                 'this machine.'
@@ -308,4 +312,5 @@ class Page:
             suffix='.png', dir=folder, delete=False
         ) as file:
             Image.fromarray(picture).save(file, 'png')
+        self.picture.temp_files.add(file.name)  # so that Gradio deletes it in time
         return file.name
