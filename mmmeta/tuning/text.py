@@ -439,6 +439,8 @@ def _schedule(plan: Plan, base: 'Config') -> list[str]:
             type='EarlyStoppingHook',
             monitor=plan.metric,
             rule='greater',
+            # MMEngine's 0.1 is for percent; it would stop while AP rises.
+            min_delta=0.001 if 'mAP' in plan.metric else 0.1,
             patience=max(5, round(PATIENCE * plan.epochs / interval)),
         ),
     )

@@ -78,5 +78,6 @@ def test_the_comparison_is_fair(formats, tmp_path):
     optimizers = (stock.optim_wrapper.optimizer, ours.optim_wrapper.optimizer)
     assert {o.type for o in optimizers} == {'AdamW'}
     assert {o.weight_decay for o in optimizers} == {1e-4}
-    monitors = {c.default_hooks.early_stopping.monitor for c in (stock, ours)}
-    assert monitors == {'coco/bbox_mAP'}
+    stops = [c.default_hooks.early_stopping for c in (stock, ours)]
+    # MMEngine's smallest improvement is 0.1, more than AP often rises in a training.
+    assert {(s.monitor, s.min_delta) for s in stops} == {('coco/bbox_mAP', 0.001)}
