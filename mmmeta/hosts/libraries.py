@@ -12,8 +12,6 @@ from mmmeta.errors import UserError
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-OPACITY = 0.6  # of the class colors over an image
-
 
 @dataclass(frozen=True)
 class Library:
@@ -73,7 +71,7 @@ def _loads_annotations(step: dict) -> bool:
 def _segmentor(cfg: 'Config', device: str) -> Any:
     from mmseg.apis import MMSegInferencer
 
-    cfg.visualizer = dict(type='SegLocalVisualizer', alpha=OPACITY)
+    cfg.visualizer = dict(type='SegLocalVisualizer')
     inferencer = MMSegInferencer(cfg, device=device)
     inferencer.show_progress = False  # not an argument in MMSegmentation 1.2.2
     return inferencer

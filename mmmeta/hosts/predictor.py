@@ -143,7 +143,7 @@ class Predictor:
                 _say(f'{known} classes are known, the model has {count}')
 
     def _show_names(self) -> None:
-        """Set the names in the parts of the host library that draw."""
+        """Set the names in the host library, for those who draw by its inferencer."""
         # They cannot draw text with line breaks or bytes that are not UTF-8.
         classes = tuple(printable(name) for name in self.classes)
         # A tuple would be treated as one color.

@@ -262,4 +262,7 @@ def _clean(folder: str) -> None:
                 remove(path)
             elif name.endswith(SUFFIX + OLD):
                 whole = path.removesuffix(OLD)
-                remove(path) if osp.isdir(whole) else os.rename(path, whole)
+                if osp.isdir(whole):
+                    remove(path)
+                else:
+                    os.rename(path, whole)

@@ -62,7 +62,13 @@ def draw(
 
 
 def _draw_map(model: Classes, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Write the names of the classes that cover a part of an image on them."""
+    """Return an image, uint8 (H, W, 3), with the names of larger classes on it.
+
+    Args:
+        model: Has the classes' names and colors.
+        image: uint8 (H, W, 3), RGB.
+        labels: Class indices (H, W).
+    """
     picture = Image.fromarray(image)
     brush = ImageDraw.Draw(picture)
     step = max(1, max(labels.shape) // 512)  # no pixel matters
