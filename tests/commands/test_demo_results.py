@@ -1,6 +1,7 @@
 """What `mmmeta demo` shows is what the model says, whatever its classes are called."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tiny_models import write_model
 from mmmeta.cli import main
 from mmmeta.commands.demo.engine import Engine, Prediction
 from mmmeta.commands.demo.found import find_models, make_model
-from mmmeta.runtime import Detections
+from mmmeta.runtime import Detections, LabelMap, Probabilities
 
 gr = pytest.importorskip('gradio')
 
@@ -163,3 +164,32 @@ def test_exported_files_are_found_beside_their_model(tmp_path, image):
     assert trained.palette == exported.palette
     same = trained.result.labels == exported.result.labels
     assert same.shape == (40, 48) and same.mean() > 0.98
+
+
+def test_larger_classes_of_a_map_are_named():
+    from mmmeta.runtime.drawing import draw, mixed
+
+    model = SimpleNamespace(classes=('sky', 'ant'), palette=((0, 90, 0), (90, 0, 0)))
+    image, labels = np.zeros((100, 200, 3), np.uint8), np.zeros((100, 200), np.int64)
+    labels[0, 0] = 1  # too small for its name
+
+    def named(labels: np.ndarray) -> np.ndarray:
+        plain = mixed(image, np.array(model.palette)[labels])
+        return np.argwhere((draw(model, image, LabelMap(labels), 0) != plain).any(-1))
+
+    (top, left), (bottom, right) = named(labels).min(0), named(labels).max(0)
+    assert top < 55 and bottom > 50 and left < 105 and right > 100  # in the middle
+    assert len(named(labels)) < 1000
+    labels[:, :100] = 1
+    assert named(labels)[:, 1].min() < 60 and named(labels)[:, 1].max() > 150
+
+
+@pytest.mark.parametrize('shape', [(1, 5000), (2, 300), (40, 40), (300, 400)])
+def test_pictures_of_classifiers_are_legible_and_not_huge(shape):
+    from mmmeta.runtime.drawing import draw
+
+    model = SimpleNamespace(classes=('a', 'b'), palette=((0, 0, 0), (9, 9, 9)))
+    image = np.zeros((*shape, 3), np.uint8)
+    found = draw(model, image, Probabilities(np.array([0.2, 0.8], np.float32)), 0)
+    assert max(found.shape) <= max(4096, *shape)
+    assert min(found.shape[:2]) >= 256 or max(found.shape) >= 4096
