@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from mmmeta.commands import build_parser
-from mmmeta.errors import UserError, printable
+from mmmeta.errors import UserError, print_error, printable
 from mmmeta.hosts.allocator import tune_allocator
 
 # Not needed for exported models, so not among the required packages.
@@ -57,19 +57,19 @@ def exit_status(
         return 0
     except KeyboardInterrupt as error:
         advice = f'; {error}' if str(error) else ''
-        print(f'{name}: interrupted{advice}', file=sys.stderr)
+        print_error(f'{name}: interrupted{advice}')
         return 130
     except ModuleNotFoundError as error:
         package = (error.name or '').partition('.')[0]
         if package not in NOT_REQUIRED or os.environ.get('MMMETA_DEBUG') == '1':
             raise
         fix = "pip install 'mmmeta-backbones[onedl]'"
-        print(f'{name}: {package} is not installed: {fix}', file=sys.stderr)
+        print_error(f'{name}: {package} is not installed: {fix}')
         return 1
     except (UserError, OSError) as error:
         if os.environ.get('MMMETA_DEBUG') == '1':
             raise
-        print(f'{name}: {printable(error)}', file=sys.stderr)
+        print_error(f'{name}: {printable(error)}')
         return 1
 
 

@@ -1,5 +1,6 @@
 """Errors that users see as one line: bad input, or something missing."""
 
+import sys
 from importlib import import_module
 from types import ModuleType
 
@@ -44,6 +45,18 @@ def printable(text: object) -> str:
     characters are escaped.
     """
     return ''.join(c if c.isprintable() else _escape(c) for c in str(text))
+
+
+def print_error(line: str) -> None:
+    """Print a line to standard error, in one piece.
+
+    `print` writes the line's end by itself where Python does not buffer: those of
+    several processes would end up in one line, and empty ones behind it.
+
+    Args:
+        line: A printable text.
+    """
+    sys.stderr.write(f'{line}\n')
 
 
 def _escape(character: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmmeta.errors import UserError, one_line, printable
+from mmmeta.errors import UserError, one_line, print_error, printable
 from mmmeta.hosts.allocator import tune_allocator
 from mmmeta.hosts.checkpoints import innermost, watch
 from mmmeta.hosts.config import load_config
@@ -177,4 +177,5 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         if os.environ.get('MMMETA_DEBUG') == '1':
             raise
-        sys.exit(f'error: {printable(error)}')
+        print_error(f'error: {printable(error)}')
+        sys.exit(1)

@@ -1,8 +1,10 @@
 """The `mmmeta` command itself: what it imports, its exit codes, its completion."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -196,3 +198,29 @@ def test_bash_completes(script, words, expected):
     )
     assert done.stderr == ''
     assert set(done.stdout.split()) - {'-h', '--help'} == expected
+
+
+def test_an_error_is_written_in_one_piece():
+    """So lines of several processes never share one; datagrams keep writes apart."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with here, there:
+        done = subprocess.run(
+            [*MMMETA, 'info', 'no.pth'],
+            env=dict(os.environ, PYTHONUNBUFFERED='1'),
+            stderr=there,
+            timeout=120,
+        )
+        there.close()
+        here.setblocking(False)
+        (line,) = pieces(here)
+    assert done.returncode == 1
+    assert line.startswith('mmmeta info: ')
+    assert line.endswith('\n')
+
+
+def pieces(from_: socket.socket) -> list[str]:
+    found = []
+    with contextlib.suppress(BlockingIOError, ConnectionError):
+        while piece := from_.recv(10_000):
+            found.append(piece.decode())
+    return found
