@@ -312,14 +312,19 @@ def hints_for(
         ]
         which = f', like arch {" or ".join(names[:3])}' if names else ''
         yield f'The checkpoint has depths {found[0]} and dims {found[1]}{which}.'
-    elif any('layer_scale' in key for key in result.missing + result.unexpected):
-        has, lacks = 'model', 'checkpoint'
-        if any('layer_scale' in key for key in result.unexpected):
-            has, lacks = lacks, has
-        yield (
-            f'The {has} has layer scale but the {lacks} has none: choose the matching '
-            'arch (base_ls has it, base does not; layer_scale in the arch).'
-        )
+    else:
+        scales = {key for key in source if 'layer_scale' in key}
+        has = ''
+        if not scales and any('layer_scale' in key for key in result.missing):
+            has, lacks = 'model', 'checkpoint'
+        elif scales and scales <= set(result.unexpected):
+            has, lacks = 'checkpoint', 'model'
+        if has:
+            yield (
+                f'The {has} has layer scale but the {lacks} has none: choose the '
+                'matching arch (base_ls has it, base does not; layer_scale in the '
+                'arch).'
+            )
     if any(text.startswith(STEMS) for text in result.wrong):
         yield (
             'For images that do not have 3 channels, pass in_channels=... to the '

@@ -167,6 +167,7 @@ def _download(source: Source, path: Path, quiet: bool | None) -> None:
         part.unlink()
         raise _TransferError(str(error)) from None
     os.replace(part, path)
+    _tag_of(part).unlink(missing_ok=True)
     _record(path, digest, path.stat().st_mtime_ns)
 
 
@@ -174,8 +175,11 @@ def _transfer(source: Source, part: Path, quiet: bool | None) -> None:
     """Download to `part`, resuming if it exists."""
     have = part.stat().st_size if part.is_file() else 0
     headers = {'User-Agent': f'mmmeta/{__version__}'}
+    tag = _tag_of(part)
     if have:
         headers['Range'] = f'bytes={have}-'
+        if tag.is_file():
+            headers['If-Range'] = tag.read_text()
     request = urllib.request.Request(source.url, headers=headers)
     try:
         # urlopen would keep to the proxies of its first call in this process.
@@ -193,6 +197,11 @@ def _transfer(source: Source, part: Path, quiet: bool | None) -> None:
             raise _TransferError('the server sent a web page, not a file')
         if response.status != 206:
             have = 0
+            etag = response.headers.get('ETag', '')
+            part.unlink(missing_ok=True)  # first: a tag must not stand beside another
+            tag.unlink(missing_ok=True)
+            if etag.startswith('"'):  # a weak one does not stand for the same bytes
+                tag.write_text(etag)
         length = response.headers.get('Content-Length')
         total = have + int(length) if length else None
         if source.size and total and total != source.size:
@@ -202,6 +211,11 @@ def _transfer(source: Source, part: Path, quiet: bool | None) -> None:
     size = part.stat().st_size
     if total is not None and size != total:
         raise _TransferError(f'it ended after {size} of {total} bytes')
+
+
+def _tag_of(part: Path) -> Path:
+    """Return where the server's name of the version is kept that `part` is of."""
+    return part.with_name(part.name + '.etag')
 
 
 def _from_drive(source: Source, part: Path, quiet: bool | None) -> None:

@@ -59,8 +59,15 @@ class Handler(BaseHTTPRequestHandler):
         if start >= len(CONTENT):
             self.send_error(416)
             return
-        body = CONTENT[start:]
+        first = sum(h == how for h, _ in self.server.requests) == 1
+        content, tag = (CONTENT[::-1], '"1"') if first else (CONTENT, '"2"')
+        if how != 'changed':
+            content = CONTENT
+        elif self.headers.get('If-Range', tag) != tag:
+            start = 0
+        body = content[start:]
         self.send_response(206 if start else 200)
+        self.send_header('ETag', tag if how == 'changed' else f'W/{tag}')
         kind = 'text/html' if how == 'page' else 'application/octet-stream'
         self.send_header('Content-Type', kind)
         if how != 'unsized':
@@ -68,8 +75,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header('Content-Length', str(length))
         self.end_headers()
         step = len(body) if how != 'slow' else 100_000
-        first = sum(h == how for h, _ in self.server.requests) == 1
-        if how == 'cut' or (how == 'cut-once' and first):
+        if how == 'cut' or (how in ('cut-once', 'changed') and first):
             self.wfile.write(body[: len(body) // 2])
             self.close_connection = True
             return
@@ -139,6 +145,12 @@ def test_torch_hub_shares_its_cache(server, monkeypatch, tmp_path):
 def test_goes_on_after_an_interruption(server, cache):
     assert fetch([Source(server.url('cut-once'))]).read_bytes() == CONTENT
     assert server.requests == [('cut-once', None), ('cut-once', 'bytes=300000-')]
+
+
+def test_parts_of_two_versions_are_not_put_together(server, cache):
+    assert fetch([Source(server.url('changed'))]).read_bytes() == CONTENT
+    assert [given for _, given in server.requests] == [None, 'bytes=300000-']
+    assert not list(cache.glob('*.etag'))
 
 
 @pytest.mark.parametrize('how', ['cuts', 'whole-cuts'])

@@ -166,6 +166,16 @@ def test_layer_scale_on_one_side_only(has):
         load_backbone(target, source.state_dict())
 
 
+def test_a_layer_scale_that_is_missing_is_no_sign_of_another_arch():
+    source = tiny().state_dict()
+    key = next(key for key in source if 'layer_scale' in key)
+    del source[key]
+    with pytest.raises(CheckpointError) as caught:
+        load_backbone(tiny(), source)
+    assert key in str(caught.value)
+    assert 'has layer scale' not in str(caught.value)
+
+
 @pytest.mark.parametrize('arch', ['base', 'base_ls'])
 def test_layer_scale_of_uniformer_is_refused_or_missed(arch, golden):
     shapes = golden('uniformer_base_ls').keys
