@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmmeta.archs.families import ARCHS
-from mmmeta.tuning.plan import SIDES, Plan
+from mmmeta.tuning.plan import SCRATCH, SIDES, Plan
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -15,6 +15,7 @@ PATIENCE = 0.5  # of the epochs, without a better score: most is won at low rate
 VALIDATIONS = 20  # at most, in a training
 WARM_UP = 0.1  # of the training, at most 500 iterations
 LAST_LR = 0.02  # of the highest learning rate
+SCALES = (0.75, 1.33)  # of images, by which those of `SCRATCH` are resized
 SHORT = min(SIDES['detection'])  # of the images of the detectors' recipes
 KAIMING = dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu')
 
@@ -350,6 +351,17 @@ def _pipelines(plan: Plan, base: 'Config', files: Mapping[str, Any]) -> dict[str
             side = min(plan.size or SIDES['segmentation'])
             crop = dict(type='RandomCrop', crop_size=(side, side), cat_max_ratio=0.75)
             found.insert(kinds.index('Resize') + 1, crop)
+        # Few images teach random weights little, unless they are seen in many ways.
+        detects = plan.task in ('detection', 'instances')
+        if detects and split == 'train' and plan.base in SCRATCH.values():
+            place = kinds.index('Resize')
+            found[place] |= dict(type='RandomResize', ratio_range=SCALES)
+            side = max(found[place]['scale'])
+            crop = dict(
+                type='RandomCrop', crop_size=(side, side), allow_negative_crop=True
+            )
+            found.insert(place + 1, crop)
+            found.insert(-1, dict(type='PhotoMetricDistortion'))
     return pipelines
 
 
