@@ -52,7 +52,11 @@ NEAREST = {
 IMAGES = 12_000  # that a training sees by default: those of few images more often
 EPOCHS = 12, 100  # least and most
 # Longer and shorter side of the published models' images.
-SIDES = {'detection': (1333, 800), 'segmentation': (512, 512)}
+SIDES = {
+    'detection': (1333, 800),
+    'instances': (1333, 800),
+    'segmentation': (512, 512),
+}
 LARGE = 512  # side in pixels, above which objects may be too large for `SCRATCH`
 RARE = 0.1  # share of the images with a class below which they are repeated
 FEW = 10_000  # images; in larger data sets nothing is repeated

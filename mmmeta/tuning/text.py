@@ -346,23 +346,22 @@ def _pipelines(plan: Plan, base: 'Config', files: Mapping[str, Any]) -> dict[str
         found = [_step(plan, copy.deepcopy(dict(step)), reduce) for step in steps]
         pipelines[name] = found
         kinds = [step['type'] for step in found]
-        # The recipe for random weights has images of one size; others are cropped.
-        if plan.task == 'segmentation' and split == 'train' and 'Resize' in kinds:
-            side = min(plan.size or SIDES['segmentation'])
-            crop = dict(type='RandomCrop', crop_size=(side, side), cat_max_ratio=0.75)
-            found.insert(kinds.index('Resize') + 1, crop)
         # Few images teach random weights little, unless they are seen in many ways.
-        detects = plan.task in ('detection', 'instances')
-        if detects and split == 'train' and plan.base in SCRATCH.values():
+        if split == 'train' and plan.base in SCRATCH.values():
             place = kinds.index('Resize')
             found[place] |= dict(type='RandomResize', ratio_range=SCALES)
-            side = max(found[place]['scale'])
-            crop = dict(
-                type='RandomCrop', crop_size=(side, side), allow_negative_crop=True
-            )
-            found.insert(place + 1, crop)
+            found.insert(place + 1, _crop(plan))
             found.insert(-1, dict(type='PhotoMetricDistortion'))
     return pipelines
+
+
+def _crop(plan: Plan) -> dict[str, Any]:
+    sides = plan.size or SIDES[plan.task]
+    if plan.task == 'segmentation':
+        side = min(sides)
+        return dict(type='RandomCrop', crop_size=(side, side), cat_max_ratio=0.75)
+    side = max(sides)
+    return dict(type='RandomCrop', crop_size=(side, side), allow_negative_crop=True)
 
 
 def _step(plan: Plan, step: dict[str, Any], reduce: bool | None) -> dict:

@@ -56,13 +56,16 @@ def coco(root: Path) -> Path:
     return root
 
 
-def yolo(root: Path) -> Path:
+def yolo(root: Path, polygons: bool = False) -> Path:
     for split in ('train', 'val'):
         for number in range(2):
             image(root / f'images/{split}/{number}.jpg')
             lines = []
             for label, (x, y, w, h) in BOXES:
                 values = (x + w / 2) / 40, (y + h / 2) / 30, w / 40, h / 30
+                if polygons:
+                    corners = (x, y), (x + w, y), (x + w, y + h), (x, y + h)
+                    values = tuple(v for a, b in corners for v in (a / 40, b / 30))
                 lines.append(f'{label} ' + ' '.join(f'{v:.6f}' for v in values))
             text(root / f'labels/{split}/{number}.txt', '\n'.join(lines))
     names = json.dumps(NAMES)
