@@ -8,14 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from PIL import ExifTags, Image
+from PIL import Image
 from tqdm import tqdm
 
 from mmmeta.errors import one_line
-from mmmeta.hosts.images import load_picture, max_pixels, open_picture
+from mmmeta.hosts.images import load_picture, max_pixels, open_picture, orientation
 
-# Orientations of EXIF that exchange width and height, and all that turn or flip.
-SIDEWAYS, TURNED = range(5, 9), range(2, 9)
+SIDEWAYS = range(5, 9)  # orientations of EXIF that exchange width and height
 TAIL = 4096  # bytes; cameras append data of their own
 A = TypeVar('A')
 B = TypeVar('B')
@@ -45,7 +44,7 @@ def inspect(path: Path) -> Facts:
         size = path.stat().st_size
         with open_picture(path) as image:
             width, height = image.size
-            orientation = _orientation(image)
+            turn = _orientation(image)
             kind = image.format or ''
         if not _seems_complete(path, size, kind) and width * height <= max_pixels():
             load_picture(path)
@@ -55,17 +54,16 @@ def inspect(path: Path) -> Facts:
         if os.path.isfile(path) and path.stat().st_size == 0:
             return Facts(0, 0, 1, 'the file is empty', 0)
         return Facts(0, 0, 1, one_line(error).replace(str(path), path.name), 0)
-    if orientation in SIDEWAYS:
+    if turn in SIDEWAYS:
         width, height = height, width
-    return Facts(width, height, orientation, '', size)
+    return Facts(width, height, turn, '', size)
 
 
 def _orientation(image: Image.Image) -> int:
     # Without EXIF data before its pixels, asking for it would load a PNG.
     if image.format == 'PNG' and 'exif' not in image.info:
         return 1
-    value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return value if value in TURNED else 1
+    return orientation(image)
 
 
 def _seems_complete(path: Path, size: int, kind: str) -> bool:

@@ -72,7 +72,7 @@ def read_image(path: str | os.PathLike, channels: int = 3) -> 'np.ndarray':
     picture = load_picture(path)
     try:
         # OpenCV turns all formats but this.
-        turned = picture.format == 'WEBP' and picture.getexif().get(ORIENTATION, 1) != 1
+        turned = picture.format == 'WEBP' and orientation(picture) != 1
         if channels <= 3 and turned:
             return np.asarray(upright(path))[..., ::-1].copy()
         pixels = _decode(path, channels <= 3)
@@ -114,7 +114,24 @@ def upright(path: str | os.PathLike) -> 'Image.Image':
     picture = load_picture(path)
     if picture.mode.startswith(('I', 'F')):  # 16 bits; Pillow would cut them off
         picture = picture.point(lambda value: value / 256).convert('L')
-    return ImageOps.exif_transpose(picture).convert('RGB')
+    if orientation(picture) != 1:
+        try:
+            picture = ImageOps.exif_transpose(picture)
+        except Exception as error:  # it also writes the other EXIF data anew
+            raise ValueError(one_line(error)) from error
+    return picture.convert('RGB')
+
+
+def orientation(picture: 'Image.Image') -> int:
+    """Return the orientation in a Pillow image's EXIF data, 1 to 8.
+
+    It is 1, upright, where there is none that can be read: OpenCV ignores damaged data.
+    """
+    try:
+        value = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow may raise anything for damaged data
+        return 1
+    return value if value in range(1, 9) else 1
 
 
 def to_jpeg(picture: 'np.ndarray') -> bytes:

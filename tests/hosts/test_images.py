@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmmeta.hosts.images import load_picture, read_image
+from mmmeta.data.images import inspect
+from mmmeta.hosts.images import load_picture, read_image, upright
 
 
 def claim(path: Path, width: int, height: int) -> Path:
@@ -65,3 +66,19 @@ def test_files_that_are_damaged_anywhere(ending, tmp_path, monkeypatch):
         except ValueError:
             refused += 1
     assert refused > 20
+
+
+@pytest.mark.parametrize('ending', ['jpg', 'webp'])
+def test_damaged_exif_data_turn_nothing(ending, tmp_path):
+    """As OpenCV does; Pillow raises a SyntaxError."""
+    path = tmp_path / f'a.{ending}'
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (30, 20), 'red').save(path, exif=exif)
+    assert read_image(path).shape == (30, 20, 3)
+    content = path.read_bytes()
+    header = exif.tobytes()[6:14]
+    assert content.count(header) == 1
+    path.write_bytes(content.replace(header, header[:3] + b'?' + header[4:]))
+    assert read_image(path).shape == np.asarray(upright(path)).shape == (20, 30, 3)
+    assert inspect(path)[:4] == (30, 20, 1, '')
