@@ -197,16 +197,17 @@ def _transfer(source: Source, part: Path, quiet: bool | None) -> None:
             raise _TransferError('the server sent a web page, not a file')
         if response.status != 206:
             have = 0
-            etag = response.headers.get('ETag', '')
-            part.unlink(missing_ok=True)  # first: a tag must not stand beside another
-            tag.unlink(missing_ok=True)
-            if etag.startswith('"'):  # a weak one does not stand for the same bytes
-                tag.write_text(etag)
         length = response.headers.get('Content-Length')
         total = have + int(length) if length else None
         if source.size and total and total != source.size:
             raise _TransferError(f'it has {total} bytes, expected {source.size}')
         _refuse_full_disk(part, (total or 0) - have)
+        if not have:
+            part.unlink(missing_ok=True)  # before its tag changes
+            tag.unlink(missing_ok=True)
+            etag = response.headers.get('ETag', '')
+            if etag.startswith('"'):  # a weak one does not stand for the same bytes
+                tag.write_text(etag)
         _save(response, part, have, total, quiet)
     size = part.stat().st_size
     if total is not None and size != total:
