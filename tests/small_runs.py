@@ -181,10 +181,8 @@ for rank in range(int(count)):
         try:
             runpy.run_path(tool, run_name='__main__')
         except SystemExit as end:
-            if isinstance(end.code, str):
-                print(end.code, file=sys.stderr)
             sys.stderr.flush()
-            os._exit(end.code if isinstance(end.code, int) else 1)
+            os._exit(end.code)
         except BaseException:
             traceback.print_exc()
             os._exit(1)

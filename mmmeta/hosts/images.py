@@ -106,8 +106,8 @@ def upright(path: str | os.PathLike) -> 'Image.Image':
     """Return a Pillow image, RGB of 8 bits, turned as its EXIF data say.
 
     Raises:
-        ValueError: As `load_picture`.
-        UserError: Likewise.
+        ValueError: As `load_picture`, or its EXIF data cannot be written anew.
+        UserError: As `load_picture`.
     """
     from PIL import ImageOps
 
@@ -117,7 +117,7 @@ def upright(path: str | os.PathLike) -> 'Image.Image':
     if orientation(picture) != 1:
         try:
             picture = ImageOps.exif_transpose(picture)
-        except Exception as error:  # it also writes the other EXIF data anew
+        except Exception as error:  # it writes the other EXIF data anew
             raise ValueError(one_line(error)) from error
     return picture.convert('RGB')
 

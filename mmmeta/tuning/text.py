@@ -15,7 +15,7 @@ PATIENCE = 0.5  # of the epochs, without a better score: most is won at low rate
 VALIDATIONS = 20  # at most, in a training
 WARM_UP = 0.1  # of the training, at most 500 iterations
 LAST_LR = 0.02  # of the highest learning rate
-SCALES = (0.75, 1.33)  # of images, by which those of `SCRATCH` are resized
+SCALES = (0.75, 1.33)  # least and largest factor of RandomResize, with `SCRATCH`
 SHORT = min(SIDES['detection'])  # of the images of the detectors' recipes
 KAIMING = dict(type='Kaiming', layer='Conv2d', mode='fan_in', nonlinearity='relu')
 
@@ -350,18 +350,18 @@ def _pipelines(plan: Plan, base: 'Config', files: Mapping[str, Any]) -> dict[str
         if split == 'train' and plan.base in SCRATCH.values():
             place = kinds.index('Resize')
             found[place] |= dict(type='RandomResize', ratio_range=SCALES)
-            found.insert(place + 1, _crop(plan))
+            found.insert(place + 1, _crop(plan.task, found[place]['scale']))
             found.insert(-1, dict(type='PhotoMetricDistortion'))
     return pipelines
 
 
-def _crop(plan: Plan) -> dict[str, Any]:
-    sides = plan.size or SIDES[plan.task]
-    if plan.task == 'segmentation':
-        side = min(sides)
-        return dict(type='RandomCrop', crop_size=(side, side), cat_max_ratio=0.75)
-    side = max(sides)
-    return dict(type='RandomCrop', crop_size=(side, side), allow_negative_crop=True)
+def _crop(task: str, scale: Sequence[int]) -> dict[str, Any]:
+    """Return a random crop of images that were resized to a scale, in pixels."""
+    if task == 'segmentation':
+        side, more = min(scale), dict(cat_max_ratio=0.75)
+    else:
+        side, more = max(scale), dict(allow_negative_crop=True)
+    return dict(type='RandomCrop', crop_size=(side, side), **more)
 
 
 def _step(plan: Plan, step: dict[str, Any], reduce: bool | None) -> dict:

@@ -312,24 +312,29 @@ def hints_for(
         ]
         which = f', like arch {" or ".join(names[:3])}' if names else ''
         yield f'The checkpoint has depths {found[0]} and dims {found[1]}{which}.'
-    else:
-        scales = {key for key in source if 'layer_scale' in key}
-        has = ''
-        if not scales and any('layer_scale' in key for key in result.missing):
-            has, lacks = 'model', 'checkpoint'
-        elif scales and scales <= set(result.unexpected):
-            has, lacks = 'checkpoint', 'model'
-        if has:
-            yield (
-                f'The {has} has layer scale but the {lacks} has none: choose the '
-                'matching arch (base_ls has it, base does not; layer_scale in the '
-                'arch).'
-            )
+    elif sides := _layer_scale_on_one_side(source, result):
+        has, lacks = sides
+        yield (
+            f'The {has} has layer scale but the {lacks} has none: choose the matching '
+            'arch (base_ls has it, base does not; layer_scale in the arch).'
+        )
     if any(text.startswith(STEMS) for text in result.wrong):
         yield (
             'For images that do not have 3 channels, pass in_channels=... to the '
             'backbone: a 3-channel stem is then adapted.'
         )
+
+
+def _layer_scale_on_one_side(
+    source: Mapping[str, Tensor], result: Comparison
+) -> tuple[str, str] | None:
+    """Return which side has layer scale and which has none; None if they agree."""
+    scales = {key for key in source if 'layer_scale' in key}
+    if not scales and any('layer_scale' in key for key in result.missing):
+        return 'model', 'checkpoint'
+    if scales and scales <= set(result.unexpected):
+        return 'checkpoint', 'model'
+    return None
 
 
 def _sizes(backbone: Mapping[str, Tensor]) -> tuple[tuple, tuple] | None:

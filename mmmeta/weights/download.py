@@ -1,10 +1,11 @@
 """Downloads into the cache of torch.hub.
 
-A file is downloaded under a name with `.part`, resumed after an interruption, checked
-by size and SHA-256 and then renamed, so that a file with its final name is complete. A
-lock file prevents two processes from downloading it twice. The SHA-256 of the first
-download is recorded next to the file with the file's modification time; a later
-difference is an error, and a file with the same time is not hashed again.
+A file is downloaded under a name with `.part`, resumed after an interruption while its
+ETag is the same, checked by size and SHA-256 and then renamed, so that a file with its
+final name is complete. A lock file prevents two processes from downloading it twice.
+The SHA-256 of the first download is recorded next to the file with the file's
+modification time; a later difference is an error, and a file with the same time is not
+hashed again.
 
 torch.hub and huggingface_hub are not suitable: torch.hub restarts interrupted downloads
 and accepts truncated files; huggingface_hub accepts a web page as a file, writes until
@@ -215,7 +216,7 @@ def _transfer(source: Source, part: Path, quiet: bool | None) -> None:
 
 
 def _tag_of(part: Path) -> Path:
-    """Return where the server's name of the version is kept that `part` is of."""
+    """Return where the ETag of the file is kept that `part` is a part of."""
     return part.with_name(part.name + '.etag')
 
 

@@ -60,14 +60,16 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(416)
             return
         first = sum(h == how for h, _ in self.server.requests) == 1
-        content, tag = (CONTENT[::-1], '"1"') if first else (CONTENT, '"2"')
-        if how != 'changed':
-            content = CONTENT
-        elif self.headers.get('If-Range', tag) != tag:
-            start = 0
+        tag = f'"{first}"' if how == 'changed' else 'W/"weak"'
+        known = self.headers.get('If-Range', tag)
+        if known.startswith('W/') and 'If-Range' in self.headers:
+            self.send_error(400)  # forbidden by RFC 9110
+            return
+        start = start if known == tag else 0
+        content = CONTENT[::-1] if how == 'changed' and first else CONTENT
         body = content[start:]
         self.send_response(206 if start else 200)
-        self.send_header('ETag', tag if how == 'changed' else f'W/{tag}')
+        self.send_header('ETag', tag)
         kind = 'text/html' if how == 'page' else 'application/octet-stream'
         self.send_header('Content-Type', kind)
         if how != 'unsized':
